@@ -1,0 +1,40 @@
+"""Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
+
+from .data import load_data
+from .endpoints import endpoints, load_checkpoint, load_endpoint, save_checkpoint
+from .explore import explore
+from .matching import activation_matching, weight_matching
+from .networks import Network, assert_invariant, canonicalize, invariance_error
+from .paths import Curve, Plane, barrier, evaluate, interpolate, interpolate_plane, merge
+from .repair import repair
+from .spec import Alignment, Spec
+from .symmetry import Permutation, Symmetry
+from .train import train
+
+__all__ = [
+    "Alignment",
+    "Curve",
+    "Network",
+    "Permutation",
+    "Plane",
+    "Spec",
+    "Symmetry",
+    "activation_matching",
+    "assert_invariant",
+    "barrier",
+    "canonicalize",
+    "endpoints",
+    "evaluate",
+    "explore",
+    "interpolate",
+    "interpolate_plane",
+    "invariance_error",
+    "load_checkpoint",
+    "load_data",
+    "load_endpoint",
+    "merge",
+    "repair",
+    "save_checkpoint",
+    "train",
+    "weight_matching",
+]

@@ -1,0 +1,261 @@
+"""Data: three sets that ship with the package, and any image or text set of the Hugging Face hub or of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets.exceptions import DatasetsError
+from pyarrow import parquet
+from tokenizers import Tokenizer
+from torch import Tensor
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+SHIPPED = {
+    "fashion-mnist": ("train", "test"),
+    "digits": ("train", "test"),
+    "shakespeare": ("train", "validation", "test"),
+}
+TEXT = (datasets.Value("string"), datasets.Value("large_string"))
+TOKENIZER = "shakespeare-tokenizer.json"
+REPAIR = "Reinstall the package, or make it again: python -m lmc_utils.assets.make_data (assets/README.md says how)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batches:
+    """Minibatches held in memory; iterate over them as often as you like.
+
+    Parameters
+    ----------
+    inputs
+        (N, ...): one sample a row.
+    targets
+        (N, ...) int64: the class of each sample, or for text the token that follows each token.
+    batch_size
+        Samples in a minibatch; the last one may be smaller.
+    classes
+        The names of the classes, if there are any.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample, the lengths differ, or the batch size is not positive.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    batch_size: int
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise ValueError(f"{len(self.inputs)} inputs but {len(self.targets)} targets: there must be one of each")
+        if len(self.inputs) == 0:
+            raise ValueError("these batches are empty: at least one sample is needed")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True)
+
+    def __len__(self) -> int:
+        """The number of minibatches."""
+        return -(-len(self.inputs) // self.batch_size)
+
+    def shuffle(self, generator: torch.Generator) -> Batches:
+        """The same samples in an order drawn from ``generator``."""
+        order = torch.randperm(len(self.inputs), generator=generator)
+        return replace(self, inputs=self.inputs[order], targets=self.targets[order])
+
+    def take(self, n: int) -> Batches:
+        """The first ``n`` samples (all of them, if there are fewer); ``n`` below 1 raises ValueError."""
+        if n < 1:
+            raise ValueError(f"take at least 1 sample, not {n}")
+        return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
+
+    def __repr__(self) -> str:
+        kind = f"{tuple(self.inputs.shape[1:])} {str(self.inputs.dtype).removeprefix('torch.')}"
+        return f"Batches({len(self.inputs)} samples {kind}, {len(self)} x {self.batch_size})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """A data set in its splits: ``classes`` names the classes of images, ``tokenizer`` made the tokens of text."""
+
+    name: str
+    train: Batches
+    test: Batches
+    validation: Batches | None = None
+    classes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+
+    def __repr__(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        lines = [f"  {split}: {batches!r}" for split, batches in splits.items() if batches is not None]
+        what = f"{self.tokenizer.get_vocab_size()} tokens" if self.tokenizer else f"{len(self.classes)} classes"
+        return "\n".join([f"Data({self.name!r}, {what})", *lines])
+
+
+def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
+    """Load a data set by name.
+
+    Parameters
+    ----------
+    name
+        ``"fashion-mnist"`` (12,000 + 2,000 images), ``"digits"`` (1,437 + 360 images) and ``"shakespeare"`` (37 plays)
+        ship with the package and need no network; what they are is in ``assets/README.md``. Any other name is a folder
+        or a set of the Hugging Face hub, such as ``"uoft-cs/cifar10"``, in the splits ``train``, ``test`` and, if it is
+        there, ``validation``. Its columns are found by their type: an image and a class label (the first of several),
+        or a text, to which the tokenizer of the shipped plays is applied.
+    batch_size
+        Samples in a minibatch.
+    context
+        Tokens in a sample of text; images ignore it.
+
+    Returns
+    -------
+    Data
+        Images: inputs (N, C, H, W) float32, each channel standardised by its mean and standard deviation over the
+        training split; targets (N,) int64. Text: the split's tokens one after the other, cut into windows: inputs
+        (N, context) int64 and, of the same shape, targets: the tokens that follow.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a shipped file is missing.
+    ValueError
+        If a shipped file is damaged; if a name is neither shipped, nor a folder, nor a set that the hub gives (say,
+        without a network); if a set has no such splits or columns, or a split is shorter than one window.
+    """
+    if context < 1:
+        raise ValueError(f"context must be at least 1 token, not {context}")
+    splits, classes, tokenizer = _shipped(name) if name in SHIPPED else _prepare(name, _hub(name))
+    batches: dict[str, Batches] = {}
+    for split, (inputs, targets) in splits.items():
+        if tokenizer:
+            if (windows := len(targets) // context) < 1:
+                tokens = len(inputs) + 1
+                raise ValueError(f"split {split!r} of {name!r} has {tokens} tokens: too few for context={context}")
+            inputs, targets = (tokens[: windows * context].view(windows, context) for tokens in (inputs, targets))
+        batches[split] = Batches(inputs, targets, batch_size, classes)
+    return Data(name, batches["train"], batches["test"], batches.get("validation"), classes, tokenizer)
+
+
+def verify(path: Path) -> Path:
+    """Check a shipped file against ``assets/SHA256SUMS``, and give its path back.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file, or the list of checksums, is missing.
+    ValueError
+        If its SHA-256 is not the one on the list, or it is not on the list.
+    """
+    name = path.relative_to(ASSETS).as_posix()
+    for needed in (path, ASSETS / "SHA256SUMS"):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed.relative_to(ASSETS).as_posix()} is missing from {ASSETS}. {REPAIR}")
+    expected = checksums().get(name, "none on the list")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(f"{name} in {ASSETS} is damaged: SHA-256 expected {expected}, found {found}. {REPAIR}")
+    return path
+
+
+def checksums() -> dict[str, str]:
+    """What ``assets/SHA256SUMS`` says: the SHA-256 of each file, by its path inside the folder."""
+    lines = (ASSETS / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+# Inputs and targets of each split (of text: one long row of tokens each), names of the classes, tokenizer.
+Prepared = tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...], Tokenizer | None]
+
+
+@lru_cache
+def _shipped(name: str) -> Prepared:
+    splits = {}
+    for split in SHIPPED[name]:
+        path = verify(ASSETS / f"{name}-{split}.parquet")
+        try:  # not Dataset.from_parquet: it writes a second copy of the data to the user's cache
+            splits[split] = datasets.Dataset(parquet.read_table(path))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path.name} in {ASSETS} is not a readable Parquet file: {error}. {REPAIR}") from error
+    return _prepare(name, splits)
+
+
+def _hub(name: str) -> Mapping[str, datasets.Dataset]:
+    try:
+        splits = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        if Path(name).exists():
+            problem = f"the folder {name!r} is here but cannot be loaded"
+        elif isinstance(error, ConnectionError):
+            problem = f"{name!r} is neither shipped nor a folder here, and no network reaches the Hugging Face hub"
+        else:
+            problem = f"{name!r} is neither shipped nor a folder here, and the Hugging Face hub does not give it"
+        raise ValueError(f"{problem} ({error}). Without a network there are {', '.join(SHIPPED)}") from error
+    if missing := {"train", "test"} - set(splits):
+        raise ValueError(f"{name!r} has no split {' or '.join(sorted(missing))}, only {', '.join(splits)}")
+    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+
+
+def _prepare(name: str, splits: Mapping[str, datasets.Dataset]) -> Prepared:
+    features = splits["train"].features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    texts = [column for column, feature in features.items() if feature in TEXT]
+    texts = ["text"] if "text" in texts else texts
+    if images and labels:
+        return _images(name, splits, images[0], labels[0])
+    if len(texts) == 1:
+        return _texts(splits, texts[0])
+    raise ValueError(
+        f"{name!r} needs an image and a class label, or one column of text (if there are several, called 'text'); "
+        f"it has {', '.join(f'{column}: {feature}' for column, feature in features.items())}"
+    )
+
+
+def _images(name: str, splits: Mapping[str, datasets.Dataset], image: str, label: str) -> Prepared:
+    tensors = {}
+    for split, rows in splits.items():
+        pixels = [_pixels(name, picture) for picture in rows[image]]
+        if len(shapes := {array.shape for array in pixels}) > 1:
+            raise ValueError(f"the images of {name!r} differ in shape, e.g. {sorted(shapes)[:3]}: make them all alike")
+        targets = np.asarray(rows[label][:], dtype=float)  # a missing label becomes NaN
+        if not (targets >= 0).all():
+            raise ValueError(f"some samples in split {split!r} of {name!r} have no label")
+        inputs = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        tensors[split] = inputs.float().div_(255), torch.from_numpy(targets).long()
+    if len(shapes := {tuple(inputs.shape[1:]) for inputs, _ in tensors.values()}) > 1:
+        raise ValueError(f"the splits of {name!r} hold images of different shapes: {sorted(shapes)}")
+    std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)
+    for inputs, _ in tensors.values():
+        inputs.sub_(mean).div_(std.clamp_min(1e-6))  # a channel that never changes becomes zero
+    return tensors, tuple(splits["train"].features[label].names), None
+
+
+def _pixels(name: str, picture: object) -> np.ndarray:
+    """(H, W, C) uint8, with one channel if it is grey and three if not."""
+    if picture.mode[0] in "IF":  # PIL would clip them at 255
+        raise ValueError(f"the images of {name!r} have mode {picture.mode}; make them 8-bit grey or RGB")
+    grey = picture.mode in ("1", "L")
+    return np.asarray(picture.convert("L" if grey else "RGB")).reshape(picture.height, picture.width, -1)
+
+
+def _texts(splits: Mapping[str, datasets.Dataset], text: str) -> Prepared:
+    tokenizer = Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))
+    tensors = {}
+    for split, rows in splits.items():
+        encodings = tokenizer.encode_batch_fast([row for row in rows[text] if row])
+        tokens = torch.from_numpy(np.concatenate([[], *(encoding.ids for encoding in encodings)]).astype(np.int64))
+        tensors[split] = tokens[:-1], tokens[1:]
+    return tensors, (), tokenizer

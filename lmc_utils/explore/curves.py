@@ -1,0 +1,296 @@
+"""``explore``: loss and accuracy along the path between two networks, for several methods, with a marker to drag."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..style import GRID, MUTED, styles
+from .figure import Figure, digits, script, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as StaticFigure
+
+    from ..paths import Curve, Examples
+
+CAPTION = (
+    "Drag the marker, or use the arrow keys, to walk from network A to network B: watch how far each method’s loss rises above "
+    "the straight line between its ends, and what the network in between answers."
+)
+IMAGES = 8  # as many samples in the strip
+SIDE = 32  # pixels; larger images are made smaller
+MATCHED = ("match", "activation", "weight", "learned", "permut", "align")  # methods that move B
+
+
+class Curves(Figure):
+    """The figure that :func:`explore` returns."""
+
+    kind = "curves"
+    _esm = script("curves")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is shown, as plain lists: ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits)
+        with ``loss`` and ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``.
+        """
+        state = json.loads(self.state)
+        fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
+        splits = state["splits"]
+        curves = {
+            method["name"]: {split: {f: curve[f] for f in fields} for split, curve in zip(splits, row, strict=True)}
+            for method, row in zip(state["methods"], state["curves"], strict=True)
+        }
+        if splits == [""]:
+            curves = {name: row[""] for name, row in curves.items()}
+        return {"lambdas": state["lambdas"], "curves": curves}
+
+    @property
+    def summary(self) -> str:
+        state = json.loads(self.state)
+        what = ", ".join(method["name"] for method in state["methods"])
+        title = f"{state['title']}. " if state["title"] else ""
+        return f"{title}Loss and accuracy along the path from network A to network B: {what}"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        state = json.loads(self.state)
+        rows = [
+            [
+                f"{method['name']}, {split}" if split else method["name"],
+                *(f"{show(curve[field][0])} … {show(curve[field][-1])}" for field in ("loss", "accuracy")),
+                show(curve["barrier"]),
+                f"{curve['barrier_at']:.3g}" if curve["barrier"] > 0 else "–",
+            ]
+            for method, row in zip(state["methods"], state["curves"], strict=True)
+            for split, curve in zip(state["splits"], row, strict=True)
+        ]
+        return ["method", "loss at A … B (nats)", "accuracy at A … B", "barrier (nats)", "at λ"], rows
+
+    def static(self) -> StaticFigure:
+        """The twin in matplotlib: loss and accuracy of every method on the first split, base lines and barriers marked."""
+        from matplotlib.figure import Figure as StaticFigure
+
+        state = json.loads(self.state)
+        lambdas, split = state["lambdas"], state["splits"][0]
+        figure = StaticFigure(figsize=(9, 3.4), layout="constrained")
+        loss_axes, accuracy_axes = figure.subplots(1, 2, width_ratios=(4, 3))
+        peaks = []
+        for method, (curve, *_) in zip(state["methods"], state["curves"], strict=True):
+            color, dash = method["color"], (0, tuple(method["dash"]))
+            for axes, field in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+                values = curve[field]
+                axes.plot(lambdas, values, color=color, linestyle=dash, linewidth=2)
+                axes.plot([0, 1], [values[0], values[-1]], color=color, linewidth=0.8, marker="o", markersize=4, zorder=1)
+            excess = curve["excess"] if curve["barrier"] > 0 else [abs(x) for x in curve["excess"]]
+            at = excess.index(max(excess))
+            top = curve["loss"][at]
+            loss_axes.vlines(lambdas[at], top - curve["barrier"], top, color=color, linewidth=0.8)
+            peaks.append((top, curve["barrier"], lambdas[at], f"{method['name']}: barrier {show(curve['barrier'])}", color))
+        low, high = loss_axes.get_ylim()
+        gap = 0.08 * (high - low)
+        above, below = low, min(min(curve["loss"]) for curve, *_ in state["curves"])
+        for top, height, at, text, color in sorted(peaks):  # hills are labelled on top, flat paths under all lines
+            flat = height < gap
+            above = above if flat else max(top + 0.2 * gap, above + gap)
+            below = below - gap if flat else below
+            place = {"ha": "left" if at < 0.2 else "right" if at > 0.8 else "center", "va": "bottom"}
+            paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+            loss_axes.text(at, below if flat else above, text, color=color, fontsize=9, bbox=paper, **place)
+        loss_axes.set_ylim(min(low, below), max(high, above + 1.3 * gap))
+        for axes, name in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy")):
+            axes.set_title(f"{split} {name}".strip(), fontsize=10, loc="left")
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["A", "0.25", "λ = 0.5", "0.75", "B"])
+            axes.tick_params(colors=MUTED, length=0)
+            axes.grid(axis="y", color=GRID, linewidth=0.6)
+            axes.spines[:].set_visible(False)
+        if state["title"]:
+            figure.suptitle(state["title"], fontsize=11)
+        return figure
+
+
+def explore(
+    curves: Mapping[str, Curve | Mapping[str, Curve]], *, title: str = "", caption: str = CAPTION
+) -> Curves:
+    """An interactive figure of paths between two networks.
+
+    Parameters
+    ----------
+    curves
+        The curve of each method, ``{"vanilla": curve, ...}``, or its curves on several splits of the data,
+        ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the colours
+        (:func:`lmc_utils.style.style`). Examples of images that come with the curves are shown as a strip.
+    title
+        Stands above the figure.
+    caption
+        One sentence: what to do and what to see.
+
+    Raises
+    ------
+    ValueError
+        If there is no curve, a split is missing, grids or examples differ between methods, or a value is NaN or infinite.
+    TypeError
+        If something is not a curve.
+    """
+    rows = _by_split(curves)
+    splits = list(next(iter(rows.values())))
+    lambdas = _check(rows)
+    images: list[dict[str, Any] | None] = []
+    chosen: list[Tensor | None] = []
+    for split in splits:
+        picked = _pictures({name: row[split].examples for name, row in rows.items()}, split)
+        images.append(picked and picked[0])
+        chosen.append(picked and picked[1])
+    return Curves(
+        {
+            "title": title,
+            "caption": caption,
+            "lambdas": digits(lambdas),
+            "splits": splits,
+            "methods": [
+                {
+                    "name": name,
+                    "color": look.color,
+                    "dark": look.dark,
+                    "dash": look.dash[1],
+                    "end": "π(B)" if any(word in name.lower() for word in MATCHED) else "B",
+                }
+                for name, look in styles(rows).items()
+            ],
+            "curves": [
+                [_plain(row[split], where) for split, where in zip(splits, chosen, strict=True)] for row in rows.values()
+            ],
+            "images": images,
+        }
+    )
+
+
+def _by_split(curves: Mapping[str, Curve | Mapping[str, Curve]]) -> dict[str, dict[str, Curve]]:
+    """Every method with the same splits in the same order; one split without a name where there are none."""
+    if not curves:
+        raise ValueError('explore needs at least one curve: explore({"vanilla": curve})')
+    rows = {name: value if isinstance(value, Mapping) else {"": value} for name, value in curves.items()}
+    union = list(dict.fromkeys(split for row in rows.values() for split in row))
+    if not union:
+        raise ValueError(f"method {next(iter(rows))!r} comes without a curve")
+    for name, row in rows.items():
+        if missing := [split for split in union if split not in row]:
+            has = ", ".join(filter(None, row)) or "one curve without a split"
+            need = ", ".join(map(repr, missing)) if "" not in missing else "the single curve that other methods have"
+            raise ValueError(f"every method needs the same splits: {name!r} has {has}, but not {need}")
+        for curve in row.values():
+            if not all(hasattr(curve, attribute) for attribute in ("lambdas", "loss", "accuracy", "examples")):
+                raise TypeError(f"method {name!r}: expected a Curve (from lmc.interpolate), got {type(curve).__name__}")
+    return {name: {split: row[split] for split in union} for name, row in rows.items()}
+
+
+def _check(rows: dict[str, dict[str, Curve]]) -> Tensor:
+    """The grid that all curves share; every value must be a number."""
+    grid, first = None, ""
+    for name, row in rows.items():
+        for split, curve in row.items():
+            label = f"{name!r} on {split!r}" if split else repr(name)
+            if grid is None:
+                grid, first = curve.lambdas, label
+            if curve.lambdas.shape != grid.shape or not torch.allclose(curve.lambdas, grid):
+                raise ValueError(
+                    f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, {first} {len(grid)} "
+                    "(or they lie elsewhere); interpolate all with the same points"
+                )
+            for field in ("loss", "accuracy"):
+                bad = (~getattr(curve, field).isfinite()).nonzero()
+                if len(bad):
+                    raise ValueError(f"the {field} of {label} is not finite at lambda = {grid[bad[0, 0]].item():.3g}")
+    return grid
+
+
+def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:
+    """One curve for the state, with its answers to the chosen examples: the class and its probability, by point."""
+    plain = {field: digits(getattr(curve, field)) for field in ("loss", "excess", "accuracy")}
+    for field in ("barrier", "barrier_at", "accuracy_barrier"):
+        (plain[field],) = digits([getattr(curve, field)])
+    if chosen is not None and curve.examples is not None:
+        probability, answer = curve.examples.probabilities[:, chosen].max(-1)
+        plain["answers"] = answer.tolist()
+        plain["sure"] = [[round(p, 3) for p in point] for point in probability.tolist()]
+    return plain
+
+
+def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict[str, Any], Tensor] | None:
+    """The strip of images of one split and which samples they are; None if the curves carry no images."""
+    known = {name: e for name, e in examples.items() if e is not None and e.inputs.ndim == 4 and e.inputs.shape[1] in (1, 3)}
+    if not known:
+        return None
+    first, *rest = known
+    inputs, targets = known[first].inputs, known[first].targets
+    for name in rest:
+        other = known[name]
+        if other.inputs.shape != inputs.shape or not torch.equal(other.targets, targets):
+            where = f" on {split!r}" if split else ""
+            raise ValueError(f"{first!r} and {name!r} were evaluated on different examples{where}: use the same batches")
+    chosen, recognised = _pick([e.probabilities for e in known.values()], targets)
+    why = "Images that both ends recognise and" if recognised else "Images"
+    names = known[first].classes or tuple(map(str, range(known[first].probabilities.shape[-1])))
+    picture = {
+        "sprite": _sprite(inputs[chosen]),
+        "shape": list(inputs.shape[2:]),
+        "truth": targets[chosen].tolist(),
+        "classes": list(names),
+        "why": f"{why} on which the answers change most.",
+    }
+    return picture, chosen
+
+
+def _pick(probabilities: Iterable[Tensor], targets: Tensor) -> tuple[Tensor, bool]:
+    """The samples that both ends recognise (if there are enough) and on which the answers change most, of different classes.
+
+    Parameters
+    ----------
+    probabilities
+        Of each method, shape (points, n, classes).
+    targets
+        Shape (n,), int64.
+
+    Returns
+    -------
+    chosen : Tensor
+        Indices, at most ``IMAGES``, by class.
+    recognised : bool
+        Whether both ends of every path answer all of them right.
+    """
+    change, right = torch.zeros(len(targets)), torch.ones(len(targets), dtype=torch.bool)
+    for p in probabilities:
+        change += p.diff(dim=0).abs().sum((0, 2))
+        right &= (p[[0, -1]].argmax(-1) == targets).all(0)
+    change = change.tolist()
+    ranked = sorted(range(len(targets)), key=lambda i: (not right[i], -change[i], i))
+    before: Counter[int] = Counter()  # how many samples of its class come before a sample: every class has its turn
+    turn = {}
+    for i in ranked:
+        turn[i] = before[targets[i].item()]
+        before[targets[i].item()] += 1
+    best = sorted(ranked, key=lambda i: (not right[i], turn[i], -change[i], i))[:IMAGES]
+    chosen = torch.tensor(sorted(best, key=lambda i: (targets[i].item(), i)))
+    return chosen, bool(right[chosen].all())
+
+
+def _sprite(images: Tensor) -> str:
+    """Images (n, C, H, W), scaled to the full range of 8 bits, side by side in a PNG as a data URI."""
+    from PIL import Image
+
+    pixels = images.float()
+    if max(pixels.shape[2:]) > SIDE:
+        factor = SIDE / max(pixels.shape[2:])
+        size = [max(1, round(factor * side)) for side in pixels.shape[2:]]
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
+    low, high = pixels.min(), pixels.max()
+    pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    strip = torch.cat(list(pixels), dim=2).permute(1, 2, 0).squeeze(-1).numpy()
+    file = io.BytesIO()
+    Image.fromarray(strip).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,180 @@
+"""The mechanism of all interactive figures: one vanilla ES module, live as a widget and alone in a page.
+
+Python prepares the state (plain arrays as JSON), a module without imports draws it. JupyterLab and Colab get an anywidget; the
+same bundle carries ``text/html`` with module and state inlined, which needs neither kernel nor network, and inside it a static
+twin with the numbers for readers without scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anywidget
+import traitlets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as StaticFigure
+
+FOLDER = Path(__file__).parent
+STATE_LIMIT = 150_000  # bytes; a page carries several figures
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<link rel="icon" href="data:,"><style>
+:root {{ color-scheme: light dark }}
+:root[data-theme="light"] {{ color-scheme: light }} :root[data-theme="dark"] {{ color-scheme: dark }}
+body {{ margin: 0; font: 16px/1.5 system-ui, sans-serif; background: light-dark(#fff, #14181e) }}
+main {{ max-width: 56rem; margin: auto; padding: 1rem }}
+</style></head>
+<body><main>{body}</main></body>
+</html>
+"""
+
+
+def script(kind: str) -> str:
+    """The ES module of a kind of figure: the shared helpers, then its own file; comments and indentation left out."""
+    source = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("shared.js", f"{kind}.js"))
+    lines = (line.strip() for line in source.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+def stylesheet() -> str:
+    """The style sheet of all figures; comments and indentation left out."""
+    source = re.sub(r"/\*.*?\*/", "", (FOLDER / "figure.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return "\n".join(line.strip() for line in source.splitlines() if line.strip())
+
+
+def digits(values: Any) -> list[float]:
+    """Numbers for the state: a flat array as floats of five significant digits, rounding noise below 1e-9 as zero."""
+    return [0.0 if abs(x) < 1e-9 else float(f"{x:.5g}") for x in map(float, values)]
+
+
+def show(x: float) -> str:
+    """A number as the figures print it: three significant digits, at most five decimals (the script has the same rule)."""
+    if x == 0:
+        return "0"
+    places = min(5, max(0, 2 - math.floor(math.log10(abs(x)))))
+    text = str(Decimal(x).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP))
+    return "0" if not text.strip("-0.") else text.replace("-", "−")
+
+
+class Figure(anywidget.AnyWidget):
+    """An interactive figure.
+
+    A kind of figure is a subclass with ``kind``, ``_esm = script(kind)``, :meth:`static` and :meth:`table`; its module exports
+    ``default { render({ model, el }) }`` and reads the state with ``JSON.parse(model.get("state"))``.
+
+    Parameters
+    ----------
+    state
+        Plain lists, numbers and texts. Sent as one JSON text: widget managers hand objects back with sorted keys.
+
+    Raises
+    ------
+    ValueError
+        If the state holds NaN or infinity, or is larger than 150 kB.
+    """
+
+    kind: ClassVar[str]
+    _css = stylesheet()
+    state = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        text = json.dumps({"kind": self.kind, **state}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        size = len(text.encode())
+        if size > STATE_LIMIT:
+            raise ValueError(
+                f"this figure would put {size / 1000:.0f} kB into the page, more than {STATE_LIMIT // 1000} kB: "
+                "show fewer methods or splits, or curves with fewer points"
+            )
+        super().__init__(state=text)
+
+    @property
+    def summary(self) -> str:
+        """One line that says what the figure shows, without numbers that could move between machines."""
+        raise NotImplementedError
+
+    def static(self) -> StaticFigure:
+        """The twin in matplotlib, for print and for readers without scripts."""
+        raise NotImplementedError
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Header and rows of the numbers that stand in the page without scripts."""
+        raise NotImplementedError
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained page, for slides and other sites.
+
+        Parameters
+        ----------
+        path
+            File to write; an older file is replaced as a whole or not at all.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder does not exist.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(PAGE.format(title=html.escape(self.summary), body=self._fragment()), encoding="utf-8")
+        part.replace(path)
+        return path
+
+    def __repr__(self) -> str:
+        return self.summary
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # The metadata are anywidget's: Colab finds its widget manager there.
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        return {**data, "text/plain": self.summary, "text/html": self._fragment()}, metadata
+
+    def _fragment(self) -> str:
+        """The figure as a piece of a page: fallback, state, module. The script finds its place by a hash of the state."""
+        name = hashlib.sha256(self.state.encode()).hexdigest()[:12]
+        body = script(self.kind).replace("export default", "const figure =")
+        inert = self.state.replace("<", "\\u003c")
+        return (
+            f"<style>{stylesheet()}</style>\n"
+            f'<div data-lmc="{name}">{self._fallback()}</div>\n'
+            f'<script type="application/json" data-lmc-state="{name}">{inert}</script>\n'
+            f"<script>(() => {{\n{body}\n"
+            f"""const state = document.querySelector('[data-lmc-state="{name}"]').textContent;\n"""
+            f"""for (const el of document.querySelectorAll('[data-lmc="{name}"]:not([data-live])')) {{\n"""
+            'el.dataset.live = ""; figure.render({ model: { get: () => state }, el });\n}\n})()</script>'
+        )
+
+    def _fallback(self) -> str:
+        """The static twin and the numbers."""
+        import matplotlib
+
+        image = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "lmc", "svg.fonttype": "none"}):
+            self.static().savefig(image, format="svg", metadata={"Date": None, "Creator": None})
+        source = base64.b64encode(image.getvalue()).decode()
+        header, rows = self.table()
+        head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in rest)}</tr>'
+            for first, *rest in rows
+        )
+        return (
+            f'<figure class="lmc-figure tex2jax_ignore" data-kind="{self.kind}">'
+            f'<img alt="{html.escape(self.summary)}" src="data:image/svg+xml;base64,{source}">'
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></figure>"
+        )

@@ -1,0 +1,199 @@
+// Helpers of all figures. Python joins this file with that of one kind of figure: no imports, one scope.
+
+const element = (space) => (tag, attributes = {}, ...children) => {
+  const node = space ? document.createElementNS(space, tag) : document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value != null) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child != null));
+  return node;
+};
+const h = element(), s = element("http://www.w3.org/2000/svg");
+
+// JupyterLab's command mode would take the arrow keys of whatever has the focus and not this mark.
+const FOCUS = { "data-lm-suppress-shortcuts": "true" };
+
+const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+
+// Three significant digits, at most five decimals: the rule of figure.py's show().
+const show = (x) => {
+  if (x === 0) return "0";
+  const text = x.toFixed(clamp(2 - Math.floor(Math.log10(Math.abs(x))), 0, 5));
+  return Number(text) === 0 ? "0" : text.replace("-", "−");
+};
+const place = (lambda) => String(Number(lambda.toFixed(3)));
+const signed = (x) => (x > 0 ? "+" : "") + show(x);
+
+const scale = (d0, d1, r0, r1) => (x) => r0 + ((x - d0) / (d1 - d0)) * (r1 - r0);
+
+// Round numbers in [low, high], about `count` of them, as texts with as many decimals as their step needs.
+const ticks = (low, high, count) => {
+  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 5, 10].find((m) => m * power >= raw * 0.999);
+  const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const first = Math.ceil(low / step - 1e-6), last = Math.floor(high / step + 1e-6);
+  return Array.from({ length: last - first + 1 }, (_, i) => [(first + i) * step, ((first + i) * step).toFixed(places)]);
+};
+
+const points = (xs, ys) => xs.map((x, i) => `${i ? "L" : "M"}${x.toFixed(1)} ${ys[i].toFixed(1)}`).join("");
+
+// Where a key leads on a grid of n places; undefined for other keys.
+const stepTo = (event, at, n) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return undefined;
+  const page = Math.max(1, Math.round((n - 1) / 5));
+  const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: page, PageDown: -page, Home: -n, End: n }[event.key];
+  return by && clamp(at + by, 0, n - 1);
+};
+const onKeys = (node, place, n, move) =>
+  node.addEventListener("keydown", (event) => {
+    const to = stepTo(event, place(), n);
+    if (to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(to);
+  });
+
+// Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
+const onDrag = (node, move) => {
+  let start = null, going = false;
+  node.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    start = event;
+    going = event.pointerType !== "touch";
+    node.setPointerCapture(event.pointerId);
+    node.focus({ preventScroll: true });
+    if (going) move(event);
+    event.preventDefault();
+  });
+  node.addEventListener("pointermove", (event) => {
+    if (!start) return;
+    going ||= Math.abs(event.clientX - start.clientX) > Math.max(4, Math.abs(event.clientY - start.clientY));
+    if (going) move(event);
+  });
+  node.addEventListener("pointerup", (event) => {
+    if (start) move(event);
+    start = null;
+  });
+  node.addEventListener("pointercancel", () => (start = null));
+};
+
+// From one list of numbers to another; at once for readers who prefer no motion. Returns how to stop it.
+const tween = (from, to, draw) => {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches || from.every((x, i) => x === to[i])) {
+    draw(to, true);
+    return () => {};
+  }
+  let frame, began;
+  const step = (now) => {
+    began ??= now;
+    const t = Math.min(1, (now - began) / 260), eased = t * (2 - t);
+    draw(t < 1 ? from.map((x, i) => x + (to[i] - x) * eased) : to, t === 1);
+    if (t < 1) frame = requestAnimationFrame(step);
+  };
+  frame = requestAnimationFrame(step);
+  return () => cancelAnimationFrame(frame);
+};
+
+// The look of a method: class and colours; the line as a swatch.
+const look = (method, more = "") => ({ class: `lmc-method ${more}`, style: `--light:${method.color};--dark:${method.dark}` });
+const dashes = (method, width) => (method.dash.length ? method.dash.map((d) => d * width).join(" ") : null);
+const swatch = (method) =>
+  s("svg", { class: "lmc-swatch", width: 28, height: 10, "aria-hidden": "true" },
+    s("path", { d: "M1 5H27", "stroke-width": 2.5, "stroke-dasharray": dashes(method, 2.5) }));
+
+// Buttons that switch methods on and off.
+const toggles = (methods, label, toggle) =>
+  h("div", { class: "lmc-toggles", role: "group", "aria-label": label }, ...methods.map((method, i) =>
+    h("button", { type: "button", "data-method": method.name, "aria-pressed": "true", ...look(method), ...FOCUS, onclick: () => toggle(i) },
+      h("span", {}, swatch(method), method.name))));
+
+const radio = (group, checked, choose, ...content) => {
+  const input = h("input", { type: "radio", name: group, ...FOCUS, onchange: choose });
+  input.checked = checked;
+  return h("label", {}, input, ...content);
+};
+
+// Radio buttons for the split of the data.
+const radios = (names, label, group, choose) =>
+  h("div", { class: "lmc-radios", role: "radiogroup", "aria-label": label },
+    ...names.map((name, i) => radio(group, !i, () => choose(i), h("span", {}, name))));
+
+const menu = (items) => {
+  const node = h("details", { class: "lmc-menu" },
+    h("summary", { ...FOCUS }, "Save"),
+    h("div", {}, ...items.map(([label, run]) =>
+      h("button", { type: "button", ...FOCUS, onclick: () => { run(); node.open = false; } }, label))));
+  node.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    node.open = false;
+    node.firstChild.focus();
+  });
+  node.addEventListener("focusout", (event) => { if (!node.contains(event.relatedTarget)) node.open = false; });
+  return node;
+};
+
+const save = (name, type, text) => {
+  const link = h("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
+
+const csv = (rows) => rows.map((row) => row.map((cell) => (/[",\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : cell)).join(",")).join("\r\n") + "\r\n";
+
+// Drawings side by side as one file: what the style sheet says is written into the elements.
+const PAINT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-linejoin", "opacity", "paint-order", "font-family", "font-size", "font-weight", "text-anchor"];
+const drawing = (svgs) => {
+  let width = 0, height = 0;
+  const parts = svgs.map((svg) => {
+    const copy = svg.cloneNode(true), from = [svg, ...svg.querySelectorAll("*")];
+    [copy, ...copy.querySelectorAll("*")].forEach((node, i) => {
+      const style = getComputedStyle(from[i]);
+      node.setAttribute("style", PAINT.map((key) => `${key}:${style.getPropertyValue(key)}`).join(";"));
+      for (const key of ["class", "tabindex", "role"]) node.removeAttribute(key);
+    });
+    copy.setAttribute("x", width);
+    width += Number(svg.getAttribute("width")) + 16;
+    height = Math.max(height, svg.getAttribute("height"));
+    return copy;
+  });
+  const paper = getComputedStyle(svgs[0]).floodColor; // the style sheet leaves the colour of the paper there
+  const all = s("svg", { xmlns: "http://www.w3.org/2000/svg", width: width - 16, height, viewBox: `0 0 ${width - 16} ${height}` },
+    s("rect", { width: "100%", height: "100%", fill: paper }), ...parts);
+  return new XMLSerializer().serializeToString(all);
+};
+
+// A drawn line with points between its corners.
+const dense = (xs, ys) => ys.slice(1).flatMap((end, i) => [0, 1, 2, 3].map((k) => [xs[i] + ((xs[i + 1] - xs[i]) * k) / 4, ys[i] + ((end - ys[i]) * k) / 4]));
+
+const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+
+// Texts beside curves: for each label the place near its line that is clear of all lines, of other labels and of the `taken` boxes.
+// labels: [{ width, line: [[x, y], ...] }], others: lines without a label; room: [x0, y0, x1, y1]. Returns [x, y] of each text's centre.
+const PLACES = [[0, -1, 7], [0, 1, 7], [0, -1, 14], [0, 1, 14], [1, 0], [-1, 0], [1, -1], [-1, -1], [1, 1], [-1, 1]];
+const placeLabels = (labels, others, taken, room, height) => {
+  const lines = [...labels.map((label) => label.line), ...others];
+  const boxes = [...taken];
+  return labels.map(({ width, line }, own) => {
+    let best = null, least = Infinity;
+    for (const [px, py] of line) {
+      for (const [dx, dy, far] of PLACES) {
+        const x = px + dx * (width / 2 + 8), y = py + dy * (height / 2 + (dx ? 2 : far));
+        const box = [x - width / 2 - 2, y - height / 2 + 1, x + width / 2 + 2, y + height / 2 - 1];
+        if (box[0] < room[0] || box[1] < room[1] || box[2] > room[2] || box[3] > room[3]) continue;
+        let cost = 0.03 * Math.abs(x - (room[0] + room[2]) / 2) + (dx ? 3 : far - 7);
+        for (const other of boxes) if (meet(box, other)) cost += 1000;
+        const near = lines.map((points) => Math.min(...points.map(([qx, qy]) =>
+          Math.max(box[0] - qx, 0, qx - box[2]) + Math.max(box[1] - qy, 0, qy - box[3]))));
+        near.forEach((gap, l) => {
+          if (gap === 0) cost += l < labels.length ? 200 : 60;
+          else if (l !== own && l < labels.length) cost += 150 / (gap + 3) + (gap < near[own] ? 80 : 0);
+        });
+        if (cost < least) [best, least] = [[x, y, box], cost];
+      }
+    }
+    if (!best) return null;
+    boxes.push(best[2]);
+    return best;
+  });
+};

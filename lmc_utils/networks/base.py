@@ -1,0 +1,179 @@
+"""What every architecture shares: a network in canonical form, and the door through which models come in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..spec import Params, Spec
+
+if TYPE_CHECKING:
+    from ..spec import Alignment
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
+
+
+class Architecture(ABC):
+    """All of a network but its numbers. Two networks can be merged if their architectures are equal."""
+
+    spec: Spec
+
+    @abstractmethod
+    def forward(self, params: Params, inputs: Tensor) -> Tensor:
+        """Logits of the network with these parameters, shape (..., classes)."""
+
+    @abstractmethod
+    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
+        """For each site what its writers write (hidden units before the non-linearity), shape (samples, size)."""
+
+    @abstractmethod
+    def to_model(self, params: Params) -> nn.Module:
+        """An ordinary module, as it came in, that computes the same function."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in canonical form: typed parameters and the architecture that runs them.
+
+    Call it on inputs to get logits. It is immutable; ``g(network)`` and :func:`lmc_utils.merge` give new ones.
+
+    Parameters
+    ----------
+    architecture
+        Knows the table of types and how to run.
+    params
+        Name to tensor, as the table of types says.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is missing, unknown, of the wrong shape, or not finite.
+    """
+
+    architecture: Architecture
+    params: Params = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.spec.check(self.params)
+
+    @property
+    def spec(self) -> Spec:
+        return self.architecture.spec
+
+    @property
+    def reference(self) -> Tensor:
+        """Any one parameter: it tells dtype and device."""
+        return next(iter(self.params.values()))
+
+    def _cast(self, inputs: Tensor) -> Tensor:
+        like = self.reference
+        return inputs.to(like.device, like.dtype) if inputs.is_floating_point() else inputs.to(like.device)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.architecture.forward(self.params, self._cast(inputs))
+
+    def activations(self, inputs: Tensor) -> dict[str, Tensor]:
+        """For each site what its writers write, shape (samples, size)."""
+        return self.architecture.activations(self.params, self._cast(inputs))
+
+    def to(self, *args: torch.dtype | torch.device | str) -> Network:
+        """The same network in another dtype or on another device."""
+        return replace(self, params={name: p.to(*args) for name, p in self.params.items()})
+
+    def to_model(self) -> nn.Module:
+        """An ordinary module, of the kind that came in, with these weights."""
+        return self.architecture.to_model(self.params)
+
+
+def check_same_architecture(*networks: Network) -> None:
+    """Raise a ValueError that shows both architectures if the networks cannot be merged."""
+    first = networks[0]
+    for other in networks[1:]:
+        if other.architecture != first.architecture:
+            shapes = [{n: tuple(p.shape) for n, p in network.params.items()} for network in (first, other)]
+            differing = [
+                f"{n} has shape {shapes[0].get(n, 'absent')} and {shapes[1].get(n, 'absent')}"
+                for n in dict.fromkeys([*shapes[0], *shapes[1]])
+                if shapes[0].get(n) != shapes[1].get(n)
+            ]
+            detail = "; ".join(differing) or f"{first.architecture} and {other.architecture}"
+            raise ValueError(f"networks of different architectures cannot be merged or matched: {detail}")
+
+
+_HANDLERS: dict[str, Callable[[nn.Module], Network]] = {}
+
+
+def register(*classes: str) -> Callable:
+    """Decorate the function that brings models of these classes (by qualified name) into canonical form.
+
+    By name, so that a library is imported only by those who use its models.
+    """
+
+    def decorate(handler: Callable[[nn.Module], Network]) -> Callable[[nn.Module], Network]:
+        _HANDLERS.update(dict.fromkeys(classes, handler))
+        return handler
+
+    return decorate
+
+
+def canonicalize(model: nn.Module) -> Network:
+    """Rewrite a model, exactly, so that all its symmetries are plain. The model is read, never changed.
+
+    Parameters
+    ----------
+    model
+        A plain torch, timm or transformers module of a known architecture.
+
+    Returns
+    -------
+    Network
+        With the same logits.
+
+    Raises
+    ------
+    TypeError
+        If no file in ``lmc_utils/networks`` knows the model's class.
+    ValueError
+        If the model has a part that its file does not know, or weights that are not finite.
+    """
+    for cls in type(model).__mro__:
+        if handler := _HANDLERS.get(f"{cls.__module__}.{cls.__qualname__}"):
+            return handler(model)
+    raise TypeError(
+        f"no canonical form is known for {type(model).__name__}; known are {sorted(_HANDLERS)}. "
+        "A new architecture is one new file in lmc_utils/networks."
+    )
+
+
+@torch.no_grad()
+def invariance_error(network: Network, alignment: Alignment, inputs: Tensor) -> float:
+    """The largest change of a logit on ``inputs`` when the alignment moves the network's weights."""
+    return (alignment(network)(inputs) - network(inputs)).abs().max().item()
+
+
+def assert_invariant(network: Network, alignment: Alignment, inputs: Tensor, atol: float | None = None) -> None:
+    """Assert that the alignment is a symmetry: it moves the weights and leaves the function alone.
+
+    Parameters
+    ----------
+    network, alignment, inputs
+        The function is compared on these inputs.
+    atol
+        Largest change of a logit allowed; by default 1e-10 in float64, 1e-4 in float32, 1e-2 in float16 and 0.1 in
+        bfloat16.
+
+    Raises
+    ------
+    AssertionError
+        With the largest change of a logit.
+    """
+    __tracebackhide__ = True
+    atol = TOLERANCE[network.reference.dtype] if atol is None else atol
+    error = invariance_error(network, alignment, inputs)
+    if not error <= atol:  # written so that NaN fails
+        raise AssertionError(f"not a symmetry of this network: a logit changes by {error:.3g}, allowed is {atol:.3g}")

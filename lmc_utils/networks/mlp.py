@@ -1,0 +1,94 @@
+"""Multilayer perceptrons: ``nn.Sequential`` of flatten, linear layers and elementwise non-linearities.
+
+An MLP is in canonical form as it is. Each hidden layer ``l`` is one site ``ff.l``: its weight and bias write the site,
+the next weight reads it, and because the non-linearity acts on each unit alone, the units may be relabelled.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..spec import Params, Site, Spec
+from ..symmetry import Permutation
+from .base import Architecture, Network, register
+
+ELEMENTWISE = (
+    nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Dropout,
+    nn.Identity,
+)  # fmt: skip
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """A ReLU network with freshly drawn weights.
+
+    Parameters
+    ----------
+    widths
+        Number of inputs, of units in each hidden layer, of classes, e.g. ``(784, 256, 256, 256, 10)``.
+    """
+    layers: dict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        layers[f"fc{i}"] = nn.Linear(n_in, n_out)
+        if i < len(widths) - 2:
+            layers[f"relu{i}"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+@dataclass(frozen=True)
+class MLP(Architecture):
+    """Equal if all layers are."""
+
+    layers: tuple[str, ...]
+    spec: Spec
+    module: nn.Sequential = field(compare=False, repr=False)  # a skeleton without storage
+
+    def forward(self, params: Params, inputs: Tensor) -> Tensor:
+        return functional_call(self.module, params, (inputs,))
+
+    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
+        found, x, sites = {}, inputs, iter(self.spec.sites)
+        for name, layer in self.module._modules.items():  # named_children would skip a shared ReLU
+            x = functional_call(layer, {key: params[f"{name}.{key}"] for key, _ in layer.named_parameters()}, (x,))
+            if isinstance(layer, nn.Linear) and (site := next(sites, None)):  # the last layer is no site
+                found[site] = x
+        return found
+
+    def to_model(self, params: Params) -> nn.Sequential:
+        like = next(iter(params.values()))
+        model = copy.deepcopy(self.module).to_empty(device=like.device).to(like.dtype)
+        model.load_state_dict(params)
+        return model
+
+
+@register("torch.nn.modules.container.Sequential")
+def canonicalize(model: nn.Sequential) -> Network:
+    """The table of types of an MLP. Refuses, by name, layers that are neither linear nor elementwise."""
+    linear = [name for name, layer in model._modules.items() if isinstance(layer, nn.Linear)]
+    for name, layer in model._modules.items():
+        if not isinstance(layer, (nn.Linear, nn.Flatten, *ELEMENTWISE)):
+            raise ValueError(
+                f"layer {name!r} is a {type(layer).__name__}: an MLP has linear, flatten and elementwise layers only"
+            )
+    if len(linear) < 2:
+        raise ValueError(f"an MLP with {len(linear)} linear layers has no hidden units to relabel")
+    types, sites = {}, {}
+    for i, name in enumerate(linear):
+        layer = model.get_submodule(name)
+        writes = f"ff.{i}" if i < len(linear) - 1 else "_"
+        reads = f"ff.{i - 1}*" if i else "_"
+        types[f"{name}.weight"] = f"{writes} {reads}"
+        if layer.bias is not None:
+            types[f"{name}.bias"] = writes
+        if writes != "_":
+            sites[writes] = Site(Permutation, layer.out_features)
+    skeleton = copy.deepcopy(model).to("meta").eval()
+    layers = tuple(f"{name}: {layer}" for name, layer in model._modules.items())
+    params = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return Network(MLP(layers, Spec(types, sites), skeleton), params)

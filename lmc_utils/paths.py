@@ -1,0 +1,346 @@
+"""Segments and planes between networks, the loss along them, and the barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from .networks.base import Network, check_same_architecture
+from .spec import Params
+from .style import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Batch = tuple[Tensor, Tensor]
+EXAMPLES = 512  # as many test samples' answers are kept along a path, for the figures
+
+
+def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
+    """The network on the straight line between two networks: ``(1 - lam) a + lam b``, parameter by parameter.
+
+    Raises
+    ------
+    ValueError
+        If ``lam`` is outside [0, 1] or the architectures differ.
+    """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam is a position between network a (0) and network b (1), in [0, 1], but is {lam}")
+    check_same_architecture(a, b)
+    return Network(a.architecture, {name: torch.lerp(p, b.params[name], lam) for name, p in a.params.items()})
+
+
+class Evaluation(NamedTuple):
+    """What :func:`evaluate` returns."""
+
+    loss: float
+    accuracy: float
+    logits: Tensor
+
+
+@torch.no_grad()
+def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep: int = 0) -> Evaluation:
+    """Mean loss and accuracy of a network over data.
+
+    Parameters
+    ----------
+    network
+        Anything that maps inputs to logits of shape (..., classes).
+    batches
+        ``(inputs, targets)``; targets int64 of the shape of the logits without its last axis.
+    keep
+        Return the logits of the first so many samples.
+
+    Returns
+    -------
+    loss : float
+        Mean cross entropy in nats, every target counted once.
+    accuracy : float
+        Fraction of targets that are the most probable class.
+    logits : Tensor
+        Of the first ``keep`` samples, float32.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch.
+    """
+    loss, correct, count, kept = 0.0, 0, 0, []
+    for inputs, targets in batches:
+        logits = network(inputs)
+        targets = targets.to(logits.device)
+        loss += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum").item()
+        correct += (logits.argmax(-1) == targets).sum().item()
+        count += targets.numel()
+        missing = keep - sum(map(len, kept))
+        if missing > 0:
+            kept.append(logits[:missing].float().cpu())
+    if count == 0:
+        raise ValueError("no batch to evaluate on: the data are empty")
+    return Evaluation(loss / count, correct / count, torch.cat(kept) if kept else torch.empty(0))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the networks along a path answer to the first few test samples.
+
+    Parameters
+    ----------
+    inputs, targets
+        The samples, shapes (n, ...) and (n,).
+    probabilities
+        Shape (points, n, classes).
+    classes
+        Names of the classes; empty if the data do not name them.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    probabilities: Tensor
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss and accuracy along the path from network a (``lambda = 0``) to network b (``lambda = 1``).
+
+    Parameters
+    ----------
+    lambdas
+        Shape (points,), in [0, 1], increasing, both ends included.
+    loss
+        Shape (points,), nats.
+    accuracy
+        Shape (points,), fractions.
+    examples
+        The answers to a few samples, for the figures; None for networks that do not classify whole inputs.
+    """
+
+    lambdas: Tensor
+    loss: Tensor
+    accuracy: Tensor
+    examples: Examples | None = None
+
+    @property
+    def baseline(self) -> Tensor:
+        """The straight line between the two end-point losses, in nats."""
+        return torch.lerp(self.loss[0], self.loss[-1], self.lambdas)
+
+    @property
+    def excess(self) -> Tensor:
+        """The loss above the base line at each lambda, in nats."""
+        return self.loss - self.baseline
+
+    @property
+    def barrier(self) -> float:
+        """The largest excess on the grid, in nats (arXiv 2506.22712, section 2). Never negative."""
+        return barrier(self)
+
+    @property
+    def barrier_at(self) -> float:
+        """The lambda of the largest excess."""
+        return self.lambdas[self.excess.argmax()].item()
+
+    @property
+    def accuracy_barrier(self) -> float:
+        """The largest drop of the accuracy below the straight line between the end points', a fraction."""
+        return (torch.lerp(self.accuracy[0], self.accuracy[-1], self.lambdas) - self.accuracy).max().item()
+
+    def plot(self, axes: Sequence[Axes] | None = None, label: str = "path") -> Sequence[Axes]:
+        """Draw loss and accuracy over lambda: the static twin of the interactive figure.
+
+        Parameters
+        ----------
+        axes
+            Two axes to draw into (loss, accuracy); made if None.
+        label
+            Name of the method; it chooses colour and dash.
+        """
+        import matplotlib.pyplot as plt
+
+        if axes is None:
+            _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        look = style(label)
+        for ax, values, name in zip(axes, (self.loss, self.accuracy), ("loss (nats)", "accuracy"), strict=True):
+            ax.plot(self.lambdas, values, color=look.color, linestyle=look.dash, label=label)
+            ax.plot([0, 1], values[[0, -1]], color=look.color, linewidth=0.8, alpha=0.6, marker="o", markersize=4)
+            ax.set(xlabel=r"$\lambda$", ylabel=name, xlim=(-0.02, 1.02))
+            ax.spines[["top", "right"]].set_visible(False)
+        at = self.excess.argmax()
+        axes[0].vlines(self.lambdas[at], self.baseline[at], self.loss[at], color=look.color, linewidth=0.8)
+        return axes
+
+
+def barrier(curve: Curve, convention: str = "line") -> float:
+    """The height of the barrier on a path, in nats, by one of the conventions of the literature.
+
+    Parameters
+    ----------
+    curve
+        The path.
+    convention
+        ``"line"``: largest excess over the straight line between the end-point losses (arXiv 2506.22712, section 2,
+        and arXiv 2110.06296); ``"mean"``: largest loss minus the mean of the end-point losses (arXiv 1912.05671);
+        ``"worst"``: largest loss minus the larger end-point loss; ``"midpoint"``: the excess at lambda = 1/2.
+
+    Raises
+    ------
+    ValueError
+        If the convention is unknown, or it is the midpoint's and the grid has none.
+    """
+    ends = curve.loss[[0, -1]]
+    match convention:
+        case "line":
+            return curve.excess.max().item()
+        case "mean":
+            return (curve.loss.max() - ends.mean()).item()
+        case "worst":
+            return (curve.loss.max() - ends.max()).item()
+        case "midpoint":
+            middle = (curve.lambdas - 0.5).abs().argmin()
+            if (curve.lambdas[middle] - 0.5).abs() > 1e-9:
+                raise ValueError(f"a grid of {len(curve.lambdas)} points has no midpoint: take an odd number")
+            return curve.excess[middle].item()
+    raise ValueError(f"unknown convention {convention!r}; known are 'line', 'mean', 'worst', 'midpoint'")
+
+
+def interpolate(
+    a: Network,
+    b: Network,
+    batches: Iterable[Batch],
+    *,
+    points: int = 25,
+    merge: Callable[[Network, Network, float], Network] = merge,
+) -> Curve:
+    """Loss and accuracy on the straight line from a to b.
+
+    Parameters
+    ----------
+    a, b
+        Networks of one architecture; align b first to see what the symmetries hide.
+    batches
+        Re-iterable ``(inputs, targets)`` to evaluate on; if they have ``classes``, these name the classes.
+    points
+        Size of the grid of lambdas, both ends included.
+    merge
+        What stands at each lambda strictly inside; the plain average, or e.g. :func:`lmc_utils.repair` with its data.
+
+    Raises
+    ------
+    ValueError
+        If the architectures differ, ``points`` is below 2, or there is no batch.
+    """
+    if points < 2:
+        raise ValueError(f"a path needs both ends, so at least 2 points, but points is {points}")
+    check_same_architecture(a, b)
+    lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
+    inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
+    path = tqdm(chain([a], inside, [b]), total=points, desc="path", delay=2)
+    loss, accuracy, logits = zip(*(evaluate(network, batches, keep=EXAMPLES) for network in path), strict=True)
+    return Curve(lambdas, _vector(loss), _vector(accuracy), _examples(batches, torch.stack(logits)))
+
+
+def _vector(values: Iterable[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)
+
+
+def _examples(batches: Iterable[Batch], logits: Tensor) -> Examples | None:
+    """The samples that go with the kept logits, shape (points, n, classes); None if a sample has many targets."""
+    if logits.ndim != 3:
+        return None
+    inputs, targets = (torch.cat(parts)[: logits.shape[1]] for parts in zip(*batches, strict=True))
+    return Examples(inputs, targets, logits.softmax(-1), tuple(getattr(batches, "classes", ())))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The loss on the plane through three networks.
+
+    Parameters
+    ----------
+    x, y
+        Coordinates of the grid, shape (points,) each, in units of distance in weight space.
+    loss
+        Shape (points, points), nats; rows follow ``y``, columns ``x``.
+    corners
+        Where the three networks stand, shape (3, 2).
+    """
+
+    x: Tensor
+    y: Tensor
+    loss: Tensor
+    corners: Tensor
+
+    def plot(self, ax: Axes | None = None, names: Sequence[str] = "ABC") -> Axes:
+        """Draw the loss as filled contours, with the three networks and the straight lines between them."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5.5, 4.4), layout="constrained")
+        filled = ax.contourf(self.x, self.y, self.loss, levels=24, cmap="viridis")
+        ax.figure.colorbar(filled, ax=ax, label="loss (nats)")
+        ax.plot(*self.corners[[0, 1, 2, 0]].T, color="white", linewidth=1, linestyle=":")
+        ax.plot(*self.corners.T, "o", color="white", markeredgecolor="black")
+        for name, corner in zip(names, self.corners, strict=True):
+            ax.annotate(name, corner, xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
+        ax.set(xlabel="distance in weight space", aspect="equal")
+        return ax
+
+
+def interpolate_plane(
+    networks: Sequence[Network], batches: Iterable[Batch], *, points: int = 21, margin: float = 0.25
+) -> Plane:
+    """The loss on the plane through three networks (as in Garipov et al., arXiv 1802.10026, appendix).
+
+    Parameters
+    ----------
+    networks
+        Three networks of one architecture, not on one line.
+    batches
+        Re-iterable ``(inputs, targets)``.
+    points
+        The grid has ``points`` x ``points`` networks.
+    margin
+        How far the grid goes beyond the triangle, as a fraction of its width and height.
+
+    Raises
+    ------
+    ValueError
+        If there are not three networks, their architectures differ, or they lie on one line.
+    """
+    if len(networks) != 3:
+        raise ValueError(f"three networks span a plane, but there are {len(networks)}")
+    check_same_architecture(*networks)
+    origin, p, q = (_flatten(network.params) for network in networks)
+    ex = (p - origin) / (p - origin).norm()
+    ey = (q - origin) - ex.dot(q - origin) * ex
+    if ey.norm() < 1e-6 * (q - origin).norm() or not torch.isfinite(ex).all():
+        raise ValueError("the three networks lie on one line: they span no plane")
+    ey /= ey.norm()
+    corners = torch.stack([torch.stack([ex.dot(v - origin), ey.dot(v - origin)]) for v in (origin, p, q)])
+    low, high = corners.min(0).values, corners.max(0).values
+    low, high = low - margin * (high - low), high + margin * (high - low)
+    x, y = (torch.linspace(low[i], high[i], points, dtype=torch.float64) for i in (0, 1))
+    steps = [(u, v) for v in y for u in x]
+    template = networks[0]
+    losses = [
+        evaluate(Network(template.architecture, _unflatten(origin + u * ex + v * ey, template.params)), batches).loss
+        for u, v in tqdm(steps, desc="plane", delay=2)
+    ]
+    return Plane(x, y, _vector(losses).view(points, points), corners)
+
+
+def _flatten(params: Params) -> Tensor:
+    return torch.nn.utils.parameters_to_vector(params.values()).double()
+
+
+def _unflatten(vector: Tensor, like: Params) -> Params:
+    pieces = vector.split([p.numel() for p in like.values()])
+    return {name: piece.view_as(p).to(p.dtype) for (name, p), piece in zip(like.items(), pieces, strict=True)}
