@@ -1,7 +1,7 @@
 """Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
 
 from .data import load_data
-from .endpoints import endpoints, load_checkpoint, load_endpoint, save_checkpoint
+from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore
 from .matching import activation_matching, weight_matching
 from .networks import Network, assert_invariant, canonicalize, invariance_error
@@ -23,12 +23,12 @@ __all__ = [
     "assert_invariant",
     "barrier",
     "canonicalize",
-    "endpoints",
     "evaluate",
     "explore",
     "interpolate",
     "interpolate_plane",
     "invariance_error",
+    "list_endpoints",
     "load_checkpoint",
     "load_data",
     "load_endpoint",

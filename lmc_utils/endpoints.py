@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
     metadata: dict
 
 
-def endpoints() -> dict[str, list[int]]:
+def list_endpoints() -> dict[str, list[int]]:
     """The end points that ship: for each name its seeds."""
     found: dict[str, list[int]] = {}
     for path in sorted((ASSETS / "endpoints").glob("*-seed*.safetensors")):
@@ -56,7 +56,7 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
     ValueError
         If there is no such end point, or its file is corrupt.
     """
-    if seed not in (shipped := endpoints()).get(name, []):
+    if seed not in (shipped := list_endpoints()).get(name, []):
         raise ValueError(
             f"no end point {name!r} with seed {seed}; shipped are {shipped}. "
             f"Train it with: python -m lmc_utils train {name} --seed {seed}"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
 from .networks.base import Network, check_same_architecture
+from .progress import progress
 from .spec import Params
 from .style import style
 
@@ -242,7 +242,7 @@ def interpolate(
     check_same_architecture(a, b)
     lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
     inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
-    path = tqdm(chain([a], inside, [b]), total=points, desc="path", delay=2)
+    path = progress(chain([a], inside, [b]), total=points, desc="path")
     loss, accuracy, logits = zip(*(evaluate(network, batches, keep=EXAMPLES) for network in path), strict=True)
     return Curve(lambdas, _vector(loss), _vector(accuracy), _examples(batches, torch.stack(logits)))
 
@@ -290,7 +290,7 @@ class Plane:
         ax.plot(*self.corners.T, "o", color="white", markeredgecolor="black")
         for name, corner in zip(names, self.corners, strict=True):
             ax.annotate(name, corner, xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
-        ax.set(xlabel="distance in weight space", aspect="equal")
+        ax.set(xlabel="distance in weight space", ylabel="distance in weight space", aspect="equal")
         return ax
 
 
@@ -332,7 +332,7 @@ def interpolate_plane(
     template = networks[0]
     losses = [
         evaluate(Network(template.architecture, _unflatten(origin + u * ex + v * ey, template.params)), batches).loss
-        for u, v in tqdm(steps, desc="plane", delay=2)
+        for u, v in progress(steps, desc="plane")
     ]
     return Plane(x, y, _vector(losses).view(points, points), corners)
 

@@ -1,7 +1,7 @@
 """One look for each method, the same through the whole book: colour for light and dark pages, and a dash.
 
-The colours are those of Okabe and Ito (distinguishable by colour-blind readers), some of them darkened until lines have a
-contrast of 3:1 on white; the dashes tell the methods apart without colour.
+The colours are those of Okabe and Ito (distinguishable by colour-blind readers), some of them darkened until lines have
+a contrast of 3:1 on white; the dashes tell the methods apart without colour.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Style(NamedTuple):
     dash: tuple[int, Dash]
 
 
-# The first keyword in a name decides, so the more special comes first. Each method: colour, dark, dash, dash with REPAIR.
+# The first keyword found in a name decides, so the more special comes first: colour, dark, dash, dash with REPAIR.
 _KNOWN: dict[str, tuple[str, str, Dash, Dash]] = {
     "permutations only": ("#B85C93", "#DE9BC3", (2.5, 1.5), (2.5, 1.2, 1, 1.2)),
     "learned": ("#00916A", "#2CC295", (5, 1.5, 1, 1.5), (5, 1.5, 1, 1.5, 1, 1.5)),
@@ -52,8 +52,9 @@ def style(name: str) -> Style:
     Parameters
     ----------
     name
-        Any case. Known keywords: "vanilla", "activation", "weight", "learned", "permutations only"; with "REPAIR" the method keeps
-        its colour and changes its dash. Unknown names get the remaining colours in the order in which they are first asked for.
+        Any case. Known keywords: "vanilla", "activation", "weight", "learned", "permutations only"; with "REPAIR" the
+        method keeps its colour and changes its dash. Unknown names get the remaining colours in the order in which they
+        are first asked for.
     """
     lower = name.lower()
     for keyword, (color, dark, dash, repaired) in _KNOWN.items():
@@ -64,7 +65,7 @@ def style(name: str) -> Style:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Looks for the methods of one figure: as :func:`style`, but where two would be alike the later one gets another dash."""
+    """The looks of the methods of one figure: as :func:`style`, but of two that are alike one gets another dash."""
     chosen: dict[str, Style] = {}
     for name in names:
         look = style(name)

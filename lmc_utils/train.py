@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
 from .data import Batches
+from .progress import progress
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
     done = _resume(checkpoint, run, model, optimizer) if checkpoint and checkpoint.exists() else 0
     steps = -(-len(batches.inputs) // batch_size)
     step = done * steps
-    with tqdm(total=epochs * steps, initial=step, desc=f"seed {seed}", delay=1) as progress:
+    with progress(total=epochs * steps, initial=step, desc=f"seed {seed}") as bar:
         for epoch in range(done, epochs):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             torch.manual_seed(seed * 1_000_003 + epoch)  # dropout, where there is any
@@ -76,10 +76,10 @@ def train(
                 loss.backward()
                 optimizer.step()
                 step += 1
-                progress.update()
+                bar.update()
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss became {loss.item()} in epoch {epoch + 1}: lower lr (it is {lr})")
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}")
             if checkpoint:
                 _save(checkpoint, run, epoch + 1, model, optimizer)
     return model.eval()

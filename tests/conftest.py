@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import lmc_utils as lmc
+from lmc_utils.data import Batches
+from lmc_utils.networks.mlp import mlp
+
+# fixtures that only build things may be reused by every example, and two slow cores are no failure
+settings.register_profile("book", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("book")
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
@@ -27,3 +38,27 @@ def browser_type_launch_args() -> dict:
 def browser_context_args() -> dict:
     """Every page is opened as a reader would with the network cable pulled out."""
     return {"offline": True}
+
+
+@pytest.fixture(scope="session")
+def make_mlp() -> Callable[..., lmc.Network]:
+    """A small random MLP in float64: ``make_mlp(widths, seed)``."""
+
+    def make(widths: tuple[int, ...] = (4, 5, 6, 3), seed: int = 0) -> lmc.Network:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return lmc.canonicalize(mlp(widths).double())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batches() -> Callable[..., Batches]:
+    """Random inputs with learnable targets for an MLP of these widths, in batches of unequal size."""
+
+    def make(widths: tuple[int, ...], samples: int = 50) -> Batches:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(samples, widths[0], generator=generator)
+        return Batches(inputs, inputs.abs().sum(-1).mul(3).long() % widths[-1], batch_size=20)
+
+    return make

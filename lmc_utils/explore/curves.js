@@ -62,6 +62,7 @@ function render({ model, el }) {
   }
   function toggle(i) {
     if (on[i] && on.filter(Boolean).length === 1) {
+      update(false); // an animation that still runs would overwrite the text
       says.textContent = "One method stays: switch another one on first.";
       return;
     }
@@ -165,13 +166,16 @@ function render({ model, el }) {
   // Where the excess is written: beside its bracket, clear of other lines and labels if it can; above or below a short one.
   function beside(panel, px, top, low, width) {
     if (Math.abs(low - top) < 30) return [px, top > low ? top + 21 : top - 19];
-    const near = px < panel.width / 2 ? 1 : -1, places = [];
-    for (const t of [0.5, 0.35, 0.65, 0.2, 0.8]) for (const side of [near, -near]) places.push([px + side * (width / 2 + 8), low + (top - low) * t]);
-    const free = ([x, y]) => {
+    const near = px < panel.width / 2 ? 1 : -1;
+    let best, least = Infinity;
+    for (const t of [0.5, 0.35, 0.65, 0.2, 0.8]) for (const side of [near, -near]) {
+      const x = px + side * (width / 2 + 8), y = low + (top - low) * t;
       const box = [x - width / 2 - 3, y - 9, x + width / 2 + 3, y + 9];
-      return box[0] > LEFT && box[2] < panel.width && !panel.taken.some((other) => meet(box, other)) && !panel.lines.some(([qx, qy]) => meet(box, [qx, qy, qx, qy]));
-    };
-    return places.find(free) ?? places[0];
+      if (box[0] < LEFT || box[2] > panel.width) continue;
+      const cost = 9 * panel.taken.filter((other) => meet(box, other)).length + panel.lines.filter(([qx, qy]) => meet(box, [qx, qy, qx, qy])).length / 4;
+      if (cost < least) [best, least] = [[x, y], cost];
+    }
+    return best;
   }
 
   function mark() {
@@ -198,7 +202,7 @@ function render({ model, el }) {
     rows.forEach((row, m) => {
       const c = curve(m), text = { loss: c.loss[at], excess: c.excess[at], accuracy: c.accuracy[at], barrier: c.barrier };
       for (const node of row.querySelectorAll("[data-field]")) node.textContent = node.dataset.field === "at" ? place(c.barrier_at) : show(text[node.dataset.field]);
-      row.querySelector("small").hidden = c.barrier <= 0;
+      row.querySelector("small").style.visibility = c.barrier > 0 ? "" : "hidden";
     });
     const excess = now.excess[at];
     const level = excess === 0 ? "on the straight line" : `${show(Math.abs(excess))} ${excess > 0 ? "above" : "below"} the straight line`;
@@ -229,7 +233,6 @@ function render({ model, el }) {
     }
     const [heading, list, note] = strip.children, method = methods[chosen];
     list.hidden = note.hidden = !answers;
-    strip.setAttribute("style", look(method).style);
     heading.replaceChildren("What ", h("b", { class: "lmc-method", style: look(method).style }, method.name),
       answers ? ` answers at λ = ${place(lambdas[at])}: ${cards.filter((c, i) => answers[at][i] === c.truth).length} of ${cards.length} right` : " answers was not kept.");
     if (!answers) return;

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..paths import Curve, Examples
 
 CAPTION = (
-    "Drag the marker, or use the arrow keys, to walk from network A to network B: watch how far each method’s loss rises above "
-    "the straight line between its ends, and what the network in between answers."
+    "Drag the marker, or use the arrow keys, to walk from network A to network B and watch how far each method’s loss "
+    "rises above the straight line between its ends"
 )
 IMAGES = 8  # as many samples in the strip
 SIDE = 32  # pixels; larger images are made smaller
@@ -37,8 +37,10 @@ class Curves(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What is shown, as plain lists: ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits)
-        with ``loss`` and ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``.
+        """What is shown, as plain lists of floats rounded to five significant digits.
+
+        ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits) with ``loss`` and
+        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``.
         """
         state = json.loads(self.state)
         fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
@@ -73,7 +75,7 @@ class Curves(Figure):
         return ["method", "loss at A … B (nats)", "accuracy at A … B", "barrier (nats)", "at λ"], rows
 
     def static(self) -> StaticFigure:
-        """The twin in matplotlib: loss and accuracy of every method on the first split, base lines and barriers marked."""
+        """The twin in matplotlib: every method on the first split, with base lines and barriers."""
         from matplotlib.figure import Figure as StaticFigure
 
         state = json.loads(self.state)
@@ -86,12 +88,16 @@ class Curves(Figure):
             for axes, field in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
                 values = curve[field]
                 axes.plot(lambdas, values, color=color, linestyle=dash, linewidth=2)
-                axes.plot([0, 1], [values[0], values[-1]], color=color, linewidth=0.8, marker="o", markersize=4, zorder=1)
+                axes.plot(
+                    [0, 1], [values[0], values[-1]], color=color, linewidth=0.8, marker="o", markersize=4, zorder=1
+                )
             excess = curve["excess"] if curve["barrier"] > 0 else [abs(x) for x in curve["excess"]]
             at = excess.index(max(excess))
             top = curve["loss"][at]
             loss_axes.vlines(lambdas[at], top - curve["barrier"], top, color=color, linewidth=0.8)
-            peaks.append((top, curve["barrier"], lambdas[at], f"{method['name']}: barrier {show(curve['barrier'])}", color))
+            peaks.append(
+                (top, curve["barrier"], lambdas[at], f"{method['name']}: barrier {show(curve['barrier'])}", color)
+            )
         low, high = loss_axes.get_ylim()
         gap = 0.08 * (high - low)
         above, below = low, min(min(curve["loss"]) for curve, *_ in state["curves"])
@@ -101,21 +107,22 @@ class Curves(Figure):
             below = below - gap if flat else below
             place = {"ha": "left" if at < 0.2 else "right" if at > 0.8 else "center", "va": "bottom"}
             paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
-            loss_axes.text(at, below if flat else above, text, color=color, fontsize=9, bbox=paper, **place)
+            look = {"color": color, "fontsize": 9, "bbox": paper, "parse_math": False}
+            loss_axes.text(at, below if flat else above, text, **look, **place)
         loss_axes.set_ylim(min(low, below), max(high, above + 1.3 * gap))
         for axes, name in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy")):
-            axes.set_title(f"{split} {name}".strip(), fontsize=10, loc="left")
+            axes.set_title(f"{split} {name}".strip(), fontsize=10, loc="left", parse_math=False)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["A", "0.25", "λ = 0.5", "0.75", "B"])
             axes.tick_params(colors=MUTED, length=0)
             axes.grid(axis="y", color=GRID, linewidth=0.6)
             axes.spines[:].set_visible(False)
         if state["title"]:
-            figure.suptitle(state["title"], fontsize=11)
+            figure.suptitle(state["title"], fontsize=11, parse_math=False)
         return figure
 
 
 def explore(
-    curves: Mapping[str, Curve | Mapping[str, Curve]], *, title: str = "", caption: str = CAPTION
+    curves: Mapping[str, Curve | Mapping[str, Curve]], *, title: str = "", caption: str | None = None
 ) -> Curves:
     """An interactive figure of paths between two networks.
 
@@ -123,17 +130,17 @@ def explore(
     ----------
     curves
         The curve of each method, ``{"vanilla": curve, ...}``, or its curves on several splits of the data,
-        ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the colours
-        (:func:`lmc_utils.style.style`). Examples of images that come with the curves are shown as a strip.
+        ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the
+        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip.
     title
         Stands above the figure.
     caption
-        One sentence: what to do and what to see.
+        One sentence: what to do and what to see. A default if None.
 
     Raises
     ------
     ValueError
-        If there is no curve, a split is missing, grids or examples differ between methods, or a value is NaN or infinite.
+        If there is no curve, a split is missing, grids or examples differ between methods, or a value is not finite.
     TypeError
         If something is not a curve.
     """
@@ -146,6 +153,8 @@ def explore(
         picked = _pictures({name: row[split].examples for name, row in rows.items()}, split)
         images.append(picked and picked[0])
         chosen.append(picked and picked[1])
+    if caption is None:
+        caption = CAPTION + (", and what the network in between answers." if any(images) else ".")
     return Curves(
         {
             "title": title,
@@ -163,7 +172,8 @@ def explore(
                 for name, look in styles(rows).items()
             ],
             "curves": [
-                [_plain(row[split], where) for split, where in zip(splits, chosen, strict=True)] for row in rows.values()
+                [_plain(row[split], where) for split, where in zip(splits, chosen, strict=True)]
+                for row in rows.values()
             ],
             "images": images,
         }
@@ -199,8 +209,8 @@ def _check(rows: dict[str, dict[str, Curve]]) -> Tensor:
                 grid, first = curve.lambdas, label
             if curve.lambdas.shape != grid.shape or not torch.allclose(curve.lambdas, grid):
                 raise ValueError(
-                    f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, {first} {len(grid)} "
-                    "(or they lie elsewhere); interpolate all with the same points"
+                    f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, "
+                    f"{first} {len(grid)} (or they lie elsewhere); interpolate all with the same points"
                 )
             for field in ("loss", "accuracy"):
                 bad = (~getattr(curve, field).isfinite()).nonzero()
@@ -223,7 +233,8 @@ def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:
 
 def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict[str, Any], Tensor] | None:
     """The strip of images of one split and which samples they are; None if the curves carry no images."""
-    known = {name: e for name, e in examples.items() if e is not None and e.inputs.ndim == 4 and e.inputs.shape[1] in (1, 3)}
+    known = {name: e for name, e in examples.items() if e is not None and e.inputs.ndim == 4}
+    known = {name: e for name, e in known.items() if e.inputs.shape[1] in (1, 3)}
     if not known:
         return None
     first, *rest = known
@@ -232,7 +243,7 @@ def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict
         other = known[name]
         if other.inputs.shape != inputs.shape or not torch.equal(other.targets, targets):
             where = f" on {split!r}" if split else ""
-            raise ValueError(f"{first!r} and {name!r} were evaluated on different examples{where}: use the same batches")
+            raise ValueError(f"{first!r} and {name!r} saw different examples{where}: evaluate both on the same batches")
     chosen, recognised = _pick([e.probabilities for e in known.values()], targets)
     why = "Images that both ends recognise and" if recognised else "Images"
     names = known[first].classes or tuple(map(str, range(known[first].probabilities.shape[-1])))
@@ -247,7 +258,7 @@ def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict
 
 
 def _pick(probabilities: Iterable[Tensor], targets: Tensor) -> tuple[Tensor, bool]:
-    """The samples that both ends recognise (if there are enough) and on which the answers change most, of different classes.
+    """The samples that both ends recognise (if there are enough) and on which the answers change most, of many classes.
 
     Parameters
     ----------

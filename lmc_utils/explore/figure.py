@@ -1,8 +1,8 @@
 """The mechanism of all interactive figures: one vanilla ES module, live as a widget and alone in a page.
 
-Python prepares the state (plain arrays as JSON), a module without imports draws it. JupyterLab and Colab get an anywidget; the
-same bundle carries ``text/html`` with module and state inlined, which needs neither kernel nor network, and inside it a static
-twin with the numbers for readers without scripts.
+Python prepares the state (plain arrays as JSON), a module without imports draws it. JupyterLab and Colab get an
+anywidget; the same bundle carries ``text/html`` with module and state inlined, which needs neither kernel nor network,
+and inside it a static twin with the numbers for readers without scripts.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ PAGE = """<!doctype html>
 :root[data-theme="light"] {{ color-scheme: light }} :root[data-theme="dark"] {{ color-scheme: dark }}
 body {{ margin: 0; font: 16px/1.5 system-ui, sans-serif; background: light-dark(#fff, #14181e) }}
 main {{ max-width: 56rem; margin: auto; padding: 1rem }}
+@media print {{ :root {{ color-scheme: light !important }} }}
 </style></head>
 <body><main>{body}</main></body>
 </html>
@@ -63,7 +64,7 @@ def digits(values: Any) -> list[float]:
 
 
 def show(x: float) -> str:
-    """A number as the figures print it: three significant digits, at most five decimals (the script has the same rule)."""
+    """A number as the figures print it: three significant digits, at most five decimals (as in shared.js)."""
     if x == 0:
         return "0"
     places = min(5, max(0, 2 - math.floor(math.log10(abs(x)))))
@@ -74,8 +75,9 @@ def show(x: float) -> str:
 class Figure(anywidget.AnyWidget):
     """An interactive figure.
 
-    A kind of figure is a subclass with ``kind``, ``_esm = script(kind)``, :meth:`static` and :meth:`table`; its module exports
-    ``default { render({ model, el }) }`` and reads the state with ``JSON.parse(model.get("state"))``.
+    A kind of figure is a subclass with ``kind``, ``_esm = script(kind)``, :attr:`summary`, :meth:`static` and
+    :meth:`table`; its module exports ``default { render({ model, el }) }`` and reads the state with
+    ``JSON.parse(model.get("state"))``.
 
     Parameters
     ----------
@@ -145,7 +147,7 @@ class Figure(anywidget.AnyWidget):
         return {**data, "text/plain": self.summary, "text/html": self._fragment()}, metadata
 
     def _fragment(self) -> str:
-        """The figure as a piece of a page: fallback, state, module. The script finds its place by a hash of the state."""
+        """The figure as a piece of a page: fallback, state, module. A hash of the state tells the script its place."""
         name = hashlib.sha256(self.state.encode()).hexdigest()[:12]
         body = script(self.kind).replace("export default", "const figure =")
         inert = self.state.replace("<", "\\u003c")
@@ -170,7 +172,9 @@ class Figure(anywidget.AnyWidget):
         header, rows = self.table()
         head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
         body = "".join(
-            f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in rest)}</tr>'
+            f'<tr><th scope="row">{html.escape(first)}</th>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+            + "</tr>"
             for first, *rest in rows
         )
         return (

@@ -67,8 +67,8 @@ def weight_matching(a: Network, b: Network, *, sweeps: int = 100) -> Alignment:
         for site, (symmetry, _) in spec.sites.items():
             cost = cost_matrix(spec, site, a.params, moved)
             step = symmetry.solve(cost)
-            gain = _inner(step.matrix(), cost) - cost.trace()
-            if gain > 1e-6 * cost.trace().abs():  # ties and rounding are no improvement
+            best = _inner(step.matrix(), cost)
+            if best - cost.trace() > 10 * torch.finfo(cost.dtype).eps * best.abs():  # rounding is no improvement
                 moved |= act_on_site(spec, site, step, moved)
                 maps[site] = step @ maps[site]
                 improved = True

@@ -1,0 +1,14 @@
+"""The progress bar of long work: it appears after two seconds, and ``TQDM_DISABLE=1`` silences it everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
+    """A tqdm bar. (In notebooks tqdm itself overlooks ``TQDM_DISABLE``, and bars would stand in committed outputs.)"""
+    return tqdm(iterable, delay=2, disable=os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **options)

@@ -1,0 +1,437 @@
+"""The interactive figures in a browser: a page of its own, every page of the built book, and live in JupyterLab."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import HTML
+from playwright.sync_api import Browser, Locator, Page, expect
+from test_explore import make_curves, make_splits
+
+from lmc_utils.explore import explore
+from lmc_utils.explore.figure import show
+from lmc_utils.paths import Curve
+
+FIELDS = ("loss", "excess", "accuracy", "barrier")
+
+
+class Troubles(list[str]):
+    """Everything that a page says on its console as an error, and every request that leaves the disk."""
+
+    def __init__(self, page: Page) -> None:
+        page.on("console", lambda message: self.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("request", lambda request: self.append(request.url) if request.url.startswith("http") else None)
+
+
+def read(figure: Locator, method: str, field: str) -> Locator:
+    return figure.locator(f'tr[data-method="{method}"] [data-field={field}]')
+
+
+def expect_numbers(figure: Locator, at: int, curves: dict[str, Curve]) -> None:
+    """The read-out at a place of the grid is what Python computed."""
+    for method, curve in curves.items():
+        expect(read(figure, method, "loss")).to_have_text(show(float(f"{curve.loss[at]:.5g}")))
+        expect(read(figure, method, "excess")).to_have_text(show(float(f"{curve.excess[at]:.5g}")))
+        expect(read(figure, method, "accuracy")).to_have_text(show(float(f"{curve.accuracy[at]:.5g}")))
+        expect(read(figure, method, "barrier")).to_have_text(show(float(f"{curve.barrier:.5g}")))
+
+
+def place_of(figure: Locator) -> int:
+    return int(figure.locator("input[type=range]").input_value())
+
+
+@pytest.fixture
+def troubles(page: Page) -> Iterator[Troubles]:
+    found = Troubles(page)
+    yield found
+    assert found == [], "the page must stay silent and at home"
+
+
+@pytest.fixture
+def plain(page: Page, troubles: Troubles, tmp_path: Path) -> Locator:
+    """A page with three methods on one split."""
+    page.goto(explore(make_curves(), title="Three paths").to_html(tmp_path / "plain.html").as_uri())
+    return page.locator(".lmc-figure")
+
+
+@pytest.fixture
+def split(page: Page, troubles: Troubles, tmp_path: Path) -> Locator:
+    """A page with three methods on two splits."""
+    page.goto(explore(make_splits()).to_html(tmp_path / "split.html").as_uri())
+    return page.locator(".lmc-figure")
+
+
+def test_slider(plain: Locator) -> None:
+    slider = plain.locator("input[type=range]")
+    for at in (0, 12, 24, 7):
+        slider.fill(str(at))
+        expect_numbers(plain, at, make_curves())
+        expect(slider).to_have_attribute("aria-valuetext", f"λ = {round(at / 24, 3):g}")
+
+
+@pytest.mark.parametrize("target", ["input[type=range]", ".lmc-panel >> nth=0", ".lmc-panel >> nth=1"])
+def test_keys(plain: Locator, page: Page, target: str) -> None:
+    plain.locator(target).focus()
+    for key, at in (
+        ("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowDown", 1), ("PageUp", 6),
+        ("PageDown", 1), ("End", 24), ("ArrowRight", 24),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        assert place_of(plain) == at, key
+    expect_numbers(plain, 24, make_curves())
+
+
+@pytest.mark.parametrize("panel", [0, 1])
+def test_drag_in_a_plot(plain: Locator, page: Page, panel: int) -> None:
+    box = plain.locator(".lmc-panel").nth(panel).bounding_box()
+    left, right, y = box["x"] + 36, box["x"] + box["width"] - 14, box["y"] + box["height"] / 2
+    page.mouse.move(left + 0.1 * (right - left), y)
+    page.mouse.down()
+    assert place_of(plain) == 2, "the marker jumps to the pointer, on the next measured lambda"
+    page.mouse.move(left + 0.55 * (right - left), y + 10, steps=5)
+    assert place_of(plain) == 13
+    expect_numbers(plain, 13, make_curves())
+    page.mouse.move(right + 300, y + 400, steps=5)
+    assert place_of(plain) == 24, "the pointer is captured outside of the plot"
+    page.mouse.up()
+    page.mouse.move(left, y)
+    assert place_of(plain) == 24, "let go"
+    for svg in plain.locator(".lmc-panel").all():
+        expect(svg).to_have_attribute("aria-valuenow", "1")
+
+
+def test_finger_scrolls_or_drags(browser: Browser, tmp_path: Path) -> None:
+    path = explore(make_curves()).to_html(tmp_path / "plain.html")
+    with browser.new_context(offline=True, has_touch=True, viewport={"width": 390, "height": 600}) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        figure = page.locator(".lmc-figure")
+        slider, panel = figure.locator("input[type=range]"), figure.locator(".lmc-panel").first
+        box = panel.bounding_box()
+        touch = context.new_cdp_session(page)
+
+        def swipe(*places: tuple[float, float]) -> None:
+            for kind, (x, y) in zip(("touchStart", *["touchMove"] * (len(places) - 1)), places, strict=True):
+                points = [{"x": box["x"] + x, "y": box["y"] + y}]
+                touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+        swipe((60, 90), (120, 92), (200, 95), (36 + 0.75 * (box["width"] - 50), 95))
+        expect(slider).to_have_value("18")  # a finger that goes sideways drags
+        swipe((100, 180), (101, 150), (102, 110), (102, 60))
+        page.wait_for_function("scrollY > 50")
+        expect(slider).to_have_value("18")  # a finger that goes up scrolls the page
+
+
+def test_toggle(plain: Locator) -> None:
+    button = plain.locator('button[data-method="weight matching"]')
+    lines = plain.locator(".lmc-panel >> nth=0").locator(".lmc-line")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(lines).to_have_count(3)
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(lines).to_have_count(2)
+    button.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(lines).to_have_count(3)
+    assert min(button.bounding_box().values()) > 0
+    assert all(one.bounding_box()["height"] >= 44 for one in plain.locator("button[data-method]").all())
+
+
+def test_last_method_stays(plain: Locator) -> None:
+    buttons = plain.locator("button[data-method]")
+    for i in range(3):
+        buttons.nth(i).click()
+    expect(buttons.nth(2)).to_have_attribute("aria-pressed", "true")
+    expect(plain.locator("[aria-live]")).to_contain_text("One method stays")
+
+
+def test_chosen_method_has_the_bracket_and_the_answers(plain: Locator) -> None:
+    expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", "vanilla")
+    expect(plain.locator(".lmc-end").nth(1)).to_have_text("B")
+    expect(plain.locator(".lmc-panel").first).to_contain_text(f"barrier {show(make_curves()['vanilla'].barrier)}")
+    plain.locator('tr[data-method="weight matching"]').click()
+    expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", "weight matching")
+    expect(plain.get_by_role("radio", name="weight matching")).to_be_checked()
+    expect(plain.locator(".lmc-end").nth(1)).to_have_text("π(B)")
+    expect(plain.locator(".lmc-panel").first).to_contain_text("barrier 0.760")
+    expect(plain.locator(".lmc-strip")).to_contain_text("What weight matching answers")
+    plain.locator('button[data-method="weight matching"]').click()
+    expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", "vanilla")
+    plain.locator(".lmc-panel").nth(1).get_by_text("activation matching").click()
+    expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", "activation matching")
+
+
+def test_answers_change_with_the_marker(plain: Locator) -> None:
+    figure = explore(make_curves(), title="Three paths")
+    state = json.loads(figure.state)
+    (images,), vanilla = state["images"], state["curves"][0][0]
+    cards = plain.locator(".lmc-strip li")
+    expect(cards).to_have_count(len(images["truth"]))
+    seen = set()
+    for at in (0, 7, 12, 24):
+        plain.locator("input[type=range]").fill(str(at))
+        for i, truth in enumerate(images["truth"]):
+            answer, sure = vanilla["answers"][at][i], vanilla["sure"][at][i]
+            expect(cards.nth(i).locator(".lmc-truth")).to_have_text(images["classes"][truth])
+            expect(cards.nth(i).locator(".lmc-answer")).to_have_text(
+                f"{'✓✗'[answer != truth]}{images['classes'][answer]}"
+            )
+            assert int(cards.nth(i).locator(".lmc-sure").inner_text().rstrip(" %")) == pytest.approx(
+                100 * sure, abs=0.51
+            )
+            seen.add(answer == truth)
+    assert seen == {True, False}, "the test must see right and wrong answers"
+
+
+def test_split(split: Locator) -> None:
+    curves = make_splits()
+    split.locator("input[type=range]").fill("12")
+    for name in ("test", "train", "test"):
+        split.get_by_role("radio", name=name, exact=True).check()
+        expect_numbers(split, 12, {method: row[name] for method, row in curves.items()})
+        expect(split.locator(".lmc-name").first).to_contain_text(f"{name.capitalize()} loss")
+
+
+def test_live_text(plain: Locator) -> None:
+    plain.locator("input[type=range]").fill("12")
+    curve = make_curves()["vanilla"]
+    loss, excess, accuracy = (show(values[12].item()) for values in (curve.loss, curve.excess, curve.accuracy))
+    expect(plain.locator("[aria-live=polite]")).to_have_text(
+        f"At λ = 0.5 the loss of vanilla is {loss} nats, {excess} above the straight line between its ends; "
+        f"its accuracy is {accuracy}."
+    )
+
+
+def test_save(split: Locator, page: Page) -> None:
+    split.get_by_text("Save").click()
+    with page.expect_download() as download:
+        split.get_by_role("button", name="Numbers as CSV").click()
+    rows = download.value.path().read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "method,split,lambda,loss,excess,accuracy"
+    assert len(rows) == 1 + 3 * 2 * 25
+    assert rows[1 + 12].split(",")[3] == f"{make_splits()['vanilla']['test'].loss[12].item():.5g}"
+    split.get_by_text("Save").click()
+    with page.expect_download() as download:
+        split.get_by_role("button", name="Plots as SVG").click()
+    drawing = download.value.path()
+    assert "var(" not in drawing.read_text(encoding="utf-8"), "a drawing alone has no style sheet"
+    image = page.context.new_page()
+    image.goto(drawing.rename(drawing.with_suffix(".svg")).as_uri())
+    assert image.locator(".lmc-line").count() == 0 and image.locator("path").count() > 20
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_phone(split: Locator, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    loss, accuracy = split.locator(".lmc-panel").all()
+    page.wait_for_function("document.querySelector('.lmc-panel').clientWidth < innerWidth")
+    assert loss.bounding_box()["y"] + loss.bounding_box()["height"] <= accuracy.bounding_box()["y"], "stacked"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for part in ("table", ".lmc-strip ul", ".lmc-plots", ".lmc-head"):
+        box = split.locator(part).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, part
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_do_not_overlap(plain: Locator, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.wait_for_timeout(100)
+    for panel in plain.locator(".lmc-panel").all():
+        labels = panel.locator(".lmc-click")
+        expect(labels).to_have_count(3)
+        boxes = [label.bounding_box() for label in labels.all()]
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:
+                apart_x = a["x"] + a["width"] <= b["x"] + 1 or b["x"] + b["width"] <= a["x"] + 1
+                apart_y = abs(a["y"] - b["y"]) >= 13  # the height of the letters, without the halo
+                assert apart_x or apart_y
+
+
+def lightness(page: Page, selector: str) -> float:
+    color = page.locator(selector).first.evaluate("node => getComputedStyle(node).color")
+    return sum(float(x) for x in color.strip("rgba()").split(",")[:3]) / 765
+
+
+def test_follows_the_page(plain: Locator, page: Page) -> None:
+    for system, theme, dark in (
+        ("light", None, False), ("dark", None, True), ("dark", "light", False), ("light", "dark", True),
+    ):  # fmt: skip
+        page.emulate_media(color_scheme=system)
+        page.evaluate("theme => theme ? document.documentElement.dataset.theme = theme : 0", theme)
+        assert (lightness(page, ".lmc-figure") > 0.5) == dark, (system, theme)
+    page.evaluate("delete document.documentElement.dataset.theme; document.body.dataset.jpThemeLight = 'false'")
+    assert lightness(page, ".lmc-figure") > 0.5, "JupyterLab's dark theme"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe(split: Locator, page: Page, scheme: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    split.locator('button[data-method="activation matching"]').click()
+    split.locator("input[type=range]").fill("12")
+    split.get_by_text("Save").click()
+    page.wait_for_timeout(400)
+    results = Axe().run(page).response
+    assert len(results["passes"]) > 10, "axe did run"
+    bad = [
+        (v["id"], [n["html"] for n in v["nodes"]])
+        for v in results["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert bad == []
+
+
+def test_without_scripts(browser: Browser, tmp_path: Path) -> None:
+    path = explore(make_curves()).to_html(tmp_path / "plain.html")
+    with browser.new_context(offline=True, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        assert page.locator(".lmc-figure img").bounding_box()["width"] > 300
+        for name, curve in make_curves().items():
+            expect(page.locator("tr", has_text=name)).to_contain_text(show(curve.barrier))
+
+
+def test_several_on_one_page(page: Page, troubles: Troubles, tmp_path: Path) -> None:
+    one, two = explore(make_curves()), explore(make_splits())
+    body = "".join(figure._repr_mimebundle_()[0]["text/html"] for figure in (one, two, one))
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8><title>three</title>{body}", encoding="utf-8")
+    page.goto(path.as_uri())
+    figures = page.locator(".lmc-figure")
+    expect(figures).to_have_count(3)
+    figures.nth(1).locator("input[type=range]").fill("20")
+    figures.nth(2).locator("input[type=range]").fill("3")
+    figures.nth(2).get_by_role("radio", name="weight matching").check()
+    expect_numbers(figures.nth(0), 7, make_curves())
+    expect(figures.nth(0).get_by_role("radio", name="vanilla")).to_be_checked()
+    expect_numbers(figures.nth(2), 3, make_curves())
+
+
+# --- the built book
+
+PAGES = sorted(path for path in HTML.glob("**/*.html") if "lmc-figure" in path.read_text(encoding="utf-8"))
+
+
+def test_book_is_built() -> None:
+    if not HTML.is_dir():
+        reason = "the book is not built: run `make book` to test the figures on its pages"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    assert PAGES, f"no page under {HTML} has an interactive figure"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(HTML).as_posix())
+def test_figures_of_the_book(page: Page, troubles: Troubles, path: Path) -> None:
+    page.goto(path.as_uri())
+    hosts = page.locator("[data-lmc]")
+    assert hosts.count() == page.locator('.lmc-figure[data-kind="curves"]').count() > 0
+    for host in hosts.all():
+        figure = host.locator(".lmc-figure")
+        name = host.get_attribute("data-lmc")
+        state: dict[str, Any] = json.loads(page.locator(f'[data-lmc-state="{name}"]').first.text_content())
+        figure.scroll_into_view_if_needed()
+        for at in (0, len(state["lambdas"]) // 2):
+            figure.locator("input[type=range]").fill(str(at))
+            for method, (curve, *_) in zip(state["methods"], state["curves"], strict=True):
+                for field in FIELDS:
+                    value = curve[field] if field == "barrier" else curve[field][at]
+                    expect(read(figure, method["name"], field)).to_have_text(show(value))
+        box = figure.locator(".lmc-panel").first.bounding_box()
+        page.mouse.move(box["x"] + 36, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 14, box["y"] + 100, steps=4)
+        page.mouse.up()
+        assert place_of(figure) == len(state["lambdas"]) - 1
+        button = figure.locator("button[data-method]").last
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "false" if len(state["methods"]) > 1 else "true")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+# --- live
+
+NOTEBOOK = """\
+import torch
+from lmc_utils.explore import explore
+from lmc_utils.paths import Curve
+lambdas = torch.linspace(0, 1, 11, dtype=torch.float64)
+hill = 4 * lambdas * (1 - lambdas)
+hills = {"vanilla": 1.5 * hill, "weight": 0.5 * hill}
+explore({name: Curve(lambdas, 0.4 + hill, 0.9 - 0.2 * hill) for name, hill in hills.items()})
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """Address of a JupyterLab of its own, with one notebook."""
+    cell = nbformat.v4.new_code_cell(NOTEBOOK)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), tmp_path / "live.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--expose-app-in-browser",
+        f"--notebook-dir={tmp_path}",
+    ]  # fmt: skip
+    log = tmp_path / "lab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env={**os.environ, **folders}, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=2).close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > end:
+                    pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()  # its kernels go with it
+        server.wait(timeout=20)
+
+
+def test_live_in_jupyterlab(lab: str, browser: Browser) -> None:
+    with browser.new_context() as context:
+        context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(lab) else route.abort())
+        page = context.new_page()
+        page.goto(f"{lab}/lab/tree/live.ipynb?reset")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=30_000)
+        page.wait_for_function(
+            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
+            timeout=30_000,
+        )
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        figure = page.locator(".jp-OutputArea .lmc-figure")
+        figure.wait_for(timeout=60_000)
+        assert page.locator("[data-lmc]").count() == 0, "the widget, not the page inside the bundle"
+        slider = figure.locator("input[type=range]")
+        slider.focus()
+        page.keyboard.press("Home")
+        expect(read(figure, "vanilla", "loss")).to_have_text("0.400")
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        expect(read(figure, "vanilla", "loss")).to_have_text("1.90")
+        expect(read(figure, "weight", "excess")).to_have_text("0.500")
+        expect(read(figure, "vanilla", "barrier")).to_have_text("1.50")
+        figure.locator("button[data-method=weight]").click()
+        expect(figure.locator("button[data-method=weight]")).to_have_attribute("aria-pressed", "false")
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")  # nothing asks when the page goes
