@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -20,30 +21,38 @@ LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "pytho
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def fingerprint(root: Path = ROOT) -> str:
-    """Hash what the notebooks' outputs depend on besides their own code: the package, its assets, the requirements."""
-    package = [path for path in root.joinpath("lmc_utils").rglob("*") if "__pycache__" not in path.parts]
+# What neither jupyter-cache (it looks at a notebook's code alone) nor Sphinx (at the pages' files) would notice, and
+# which of their memories that makes stale. Sphinx's goes with the cache: it asks for no page that did not change.
+WATCHED = {
+    "package": (("lmc_utils", "requirements.txt"), (".jupyter_cache", ".doctrees")),
+    "design": (("book/static", "book/vendor"), (".doctrees",)),
+}
+
+
+def fingerprint(names: Iterable[str], root: Path = ROOT) -> str:
+    """Hash the names and the content of files and of all that is in folders, compiled Python excepted."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in [*package, root / "requirements.txt"] if path.is_file()):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for name in names:
+        for path in sorted([root / name, *root.joinpath(name).rglob("*")]):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def refresh(root: Path = ROOT) -> bool:
-    """Forget executed notebooks when the package has changed since (jupyter-cache looks at the notebook's code alone).
-
-    Sphinx's own memory goes too: it would not ask the cache about a notebook whose file did not change.
-    """
-    build, now = root / "_build", fingerprint(root)
-    known = build / "fingerprint"
-    if known.exists() and known.read_text() == now:
-        return False
-    for stale in (build / ".jupyter_cache", build / ".doctrees"):
-        shutil.rmtree(stale, ignore_errors=True)
+def refresh(root: Path = ROOT) -> list[str]:
+    """Forget the results of an earlier build that are stale, and return what has changed since."""
+    build, changed = root / "_build", []
     build.mkdir(exist_ok=True)
-    known.write_text(now)
-    return True
+    for what, (names, memories) in WATCHED.items():
+        known, now = build / f".{what}", fingerprint(names, root)
+        if known.exists() and known.read_text() == now:
+            continue
+        for memory in memories:
+            shutil.rmtree(build / memory, ignore_errors=True)
+        known.write_text(now)
+        changed.append(what)
+    return changed
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
@@ -125,13 +134,13 @@ def main() -> None:
     """Run one of the commands; `make help` says what they are for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("refresh", help="drop executed notebooks if the package has changed since")
+    commands.add_parser("refresh", help="drop what an earlier build left and is stale")
     commands.add_parser("execute", help="run notebooks in place").add_argument("notebooks", nargs="+", type=Path)
     commands.add_parser("repository", help="move the book's public address").add_argument("url")
     arguments = parser.parse_args()
     if arguments.command == "refresh":
-        if refresh():
-            print("The package or its requirements changed: every notebook is executed anew.")
+        if "package" in refresh():
+            print("The package or its requirements are new here: every notebook is executed.")
     elif arguments.command == "execute":
         for path in arguments.notebooks:
             print(f"{path} ...", flush=True)

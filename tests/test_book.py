@@ -182,31 +182,34 @@ def test_nothing_of_a_machine_is_committed():
 # Tools
 
 
-def test_the_package_and_requirements_decide_about_the_cache(tmp_path):
-    package = tmp_path / "lmc_utils"
-    (package / "assets").mkdir(parents=True)
+def test_stale_results_are_dropped(tmp_path):
+    package, css = tmp_path / "lmc_utils", tmp_path / "book" / "static" / "book.css"
     files = [package / "paths.py", package / "assets" / "data.parquet", tmp_path / "requirements.txt"]
-    for file in files:
+    for file in [*files, css]:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("one")
-    cache = tmp_path / "_build" / ".jupyter_cache"
+    executed, pages = (tmp_path / "_build" / name for name in (".jupyter_cache", ".doctrees"))
 
-    def stale() -> bool:
-        cache.mkdir(parents=True, exist_ok=True)
-        assert tools.refresh(tmp_path) is not cache.exists()
-        return not cache.exists()
+    def dropped() -> tuple[bool, bool]:
+        for memory in (executed, pages):
+            memory.mkdir(parents=True, exist_ok=True)
+        tools.refresh(tmp_path)
+        return not executed.exists(), not pages.exists()
 
-    assert stale()
-    assert not stale()
+    assert dropped() == (True, True)
+    assert dropped() == (False, False)
     (package / "__pycache__").mkdir()
     (package / "__pycache__" / "paths.pyc").write_text("compiled")
     files[0].touch()
-    assert not stale()
+    assert dropped() == (False, False)
     for file in files:
         file.write_text("two")
-        assert stale(), file
+        assert dropped() == (True, True), file
     files[0].rename(package / "path.py")
-    assert stale()
-    assert not stale()
+    assert dropped() == (True, True)
+    css.write_text("two")
+    assert dropped() == (False, True)
+    assert dropped() == (False, False)
 
 
 def test_a_notebook_that_fails_stays_as_it_was(tmp_path):
