@@ -22,11 +22,11 @@ help: ## list these commands
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The book needs Python 3.11 or newer, but $(PYTHON) is %d.%d. Name another one: make book PYTHON=python3.12" % sys.version_info[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the package and what it needs into .venv (with PyTorch about 7 GB, some minutes)."
-	@$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 .venv/.test: .venv/.book tests/requirements.txt
-	@$(BIN)/python -m pip install --disable-pip-version-check --requirement tests/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	@touch $@
 
 # A page that failed must be read again next time: Sphinx would not repeat its warnings.
