@@ -8,9 +8,12 @@ from pathlib import Path
 
 import torch
 
+from .checkpoints import load_pair, save_model
 from .data import load_data
 from .endpoints import BUILDERS, save_checkpoint
-from .paths import evaluate
+from .matching import weight_matching
+from .paths import evaluate, interpolate, merge
+from .symmetry import LEVELS
 from .train import train
 
 
@@ -19,9 +22,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lmc_utils", description="Linear mode connectivity modulo symmetry."
     )
-    command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "train", help="make an end point", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    defaults = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    command = commands.add_parser("train", help="make an end point", **defaults)
     command.add_argument("architecture", choices=list(BUILDERS))
     command.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
     command.add_argument("--data", default="fashion-mnist", help="a shipped data set, a hub name or a local folder")
@@ -32,10 +35,19 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--weight-decay", type=float, default=0.0)
     command.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder to write to")
     command.set_defaults(run=train_endpoint)
+    command = commands.add_parser("align", help="align two saved models by their weights and merge them", **defaults)
+    command.add_argument("a", metavar="A", type=Path, help="folder of a saved GPT-2 or timm Vision Transformer")
+    command.add_argument("b", metavar="B", type=Path, help="folder of another one of the same shape")
+    command.add_argument("--out", type=Path, required=True, help="folder to make, for the merged model")
+    command.add_argument("--lam", type=float, default=0.5, help="position between A (0) and the aligned B (1)")
+    command.add_argument("--allow", choices=LEVELS, default="invertible", help="largest class of symmetries to use")
+    command.add_argument("--data", default=None, help="data for the barrier; default: what ships and fits")
+    command.add_argument("--points", type=int, default=25, help="size of the grid of lambda for the barrier")
+    command.set_defaults(run=align)
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last finished epoch")
@@ -59,6 +71,24 @@ def train_endpoint(args: argparse.Namespace) -> None:
     save_checkpoint(path, model, args.architecture, config, seed=args.seed, data=args.data, recipe=recipe, **results)
     unfinished.unlink()
     print(f"{path}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in results.items()))
+
+
+def align(args: argparse.Namespace) -> None:
+    """Match B to A by weights, say what it did to the barrier, and save the merged model."""
+    if args.out.exists():
+        raise FileExistsError(f"{args.out} exists: choose another folder, nothing was written")
+    a, b = load_pair(args.a, args.b)
+    merge(a, b, args.lam)  # a wrong lambda is told before the work, not after it
+    data = load_data(args.data or a.architecture.data, batch_size=50)
+    g = weight_matching(a, b, allow=args.allow)
+    print(f"weight matching: {len(g.history) - 1} sweeps, score {g.history[0]:.1f} -> {g.history[-1]:.1f}")
+    merged = merge(a, g(b), args.lam)
+    for name, other in (("before", b), ("after", g(b))):
+        curve = interpolate(a, other, data.test, points=args.points)
+        ends = f"ends {curve.loss[0]:.3f} and {curve.loss[-1]:.3f}"
+        print(f"barrier {name} alignment on {data.name}: {curve.barrier:.4f} nats at {curve.barrier_at:.2f} ({ends})")
+    save_model(merged, args.out, like=args.a)
+    print(f"{args.out}: the model at lambda = {args.lam:g}, loss {evaluate(merged, data.test).loss:.4f} nats")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def repair(a: Network, b: Network, lam: float, batches: Iterable[tuple[Tensor, T
         goal_mean, goal_std = torch.lerp(mean_a, mean_b, lam), torch.lerp(std_a, std_b, lam)
         scale = torch.where(std > 0, goal_std / std.clamp_min(1e-12), 1.0)
         params = dict(merged.params)
-        writers = [(name, axis) for name, axis, dual in merged.spec.touching(site) if not dual]
+        writers = [(touch.name, touch.axis) for touch in merged.spec.touching(site) if not touch.dual]
         biases = [name for name, _ in writers if params[name].ndim == 1]
         if not biases:
             raise ValueError(f"REPAIR shifts units through their bias, but no parameter of site {site!r} is one")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .symmetry import Symmetry
+from .symmetry import LEVELS, Permutation, SemiPermutation, Symmetry
 
 Params = dict[str, Tensor]
 
@@ -35,10 +35,33 @@ class Axis(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A space of activations: the class of symmetry that it allows and its number of dimensions."""
+    """A space of activations.
+
+    Parameters
+    ----------
+    symmetry
+        The largest class of symmetry that it allows.
+    size
+        Its number of dimensions.
+    within
+        The site that it is a part of: inside each head there is one such space, and each has a map of its own.
+    splits
+        Whether a unit may be split into several that share its output (:class:`SemiPermutation`).
+    """
 
     symmetry: type[Symmetry]
     size: int
+    within: str | None = None
+    splits: bool = False
+
+
+class Touch(NamedTuple):
+    """One parameter that writes or reads a site, and where."""
+
+    name: str
+    axis: int
+    dual: bool
+    batch: int | None  # the axis of the heads, where the site lies inside them
 
 
 @dataclass(frozen=True)
@@ -73,14 +96,55 @@ class Spec:
                 raise ValueError(f"the type of {name!r}, {self.types[name]!r}, names a site twice")
         if idle := [site for site in self.sites if not self.touching(site)]:
             raise ValueError(f"no parameter touches the sites {idle}")
+        for name, site in self.sites.items():
+            if site.within is not None and any(touch.batch is None for touch in self.touching(name)):
+                raise ValueError(
+                    f"site {name!r} lies within {site.within!r}, but a parameter has one without the other"
+                )
 
     def axes(self, name: str) -> tuple[Axis, ...]:
         """The typed axes of one parameter."""
         return tuple(Axis.parse(text) for text in self.types[name].split())
 
-    def touching(self, site: str) -> list[tuple[str, int, bool]]:
-        """The parameters that write or read a site, each as (name, axis, dual)."""
-        return [(n, i, a.dual) for n in self.types for i, a in enumerate(self.axes(n)) if a.site == site]
+    def touching(self, site: str) -> list[Touch]:
+        """The parameters that write or read a site."""
+        within, found = self.sites[site].within, []
+        for name in self.types:
+            axes = self.axes(name)
+            outer = next((i for i, axis in enumerate(axes) if within is not None and axis.site == within), None)
+            found += [Touch(name, i, axis.dual, outer) for i, axis in enumerate(axes) if axis.site == site]
+        return found
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of dimensions of each site."""
+        return {name: site.size for name, site in self.sites.items()}
+
+    def batch(self, site: str) -> tuple[int, ...]:
+        """How many maps a site has: () for one, (heads,) if it lies within heads."""
+        within = self.sites[site].within
+        return () if within is None else (self.sites[within].size,)
+
+    def inside(self, site: str) -> list[str]:
+        """The sites that lie within a site."""
+        return [name for name, other in self.sites.items() if other.within == site]
+
+    def named(self, name: str) -> set[str]:
+        """The sites that a parameter touches."""
+        return {axis.site for axis in self.axes(name) if axis.site is not None}
+
+    def compact(self) -> Spec:
+        """The same table with every class that has scales cut down to its compact part."""
+        sites = {n: s if s.symmetry.compact else s._replace(symmetry=s.symmetry.smaller) for n, s in self.sites.items()}
+        return replace(self, sites=sites)
+
+    def restrict(self, allow: str) -> Spec:
+        """The same table, every site's symmetry cut down to what ``allow`` (see :meth:`sample`) admits."""
+        return replace(self, sites={n: s._replace(symmetry=s.symmetry.restrict(allow)) for n, s in self.sites.items()})
+
+    def resize(self, sizes: Mapping[str, int]) -> Spec:
+        """The same table for a network with other sizes of some sites."""
+        return replace(self, sites={n: s._replace(size=sizes.get(n, s.size)) for n, s in self.sites.items()})
 
     def check(self, params: Mapping[str, Tensor]) -> None:
         """Raise a ValueError that names the parameter if ``params`` do not fit this table or are not finite."""
@@ -101,17 +165,43 @@ class Spec:
 
     def identity(self) -> Alignment:
         """The alignment that moves nothing."""
-        return Alignment(self, {name: s.symmetry.identity(s.size) for name, s in self.sites.items()})
+        return Alignment(self, {n: s.symmetry.identity(s.size, self.batch(n)) for n, s in self.sites.items()})
 
-    def sample(self, seed: int) -> Alignment:
-        """A random symmetry of every network with this table: one random element per site."""
-        generator = torch.Generator().manual_seed(seed)
-        return Alignment(self, {name: s.symmetry.sample(s.size, generator) for name, s in self.sites.items()})
+    def sample(self, seed: int, *, allow: str = "invertible", sizes: Mapping[str, int] | None = None) -> Alignment:
+        """A random symmetry of every network with this table: one random element per site.
+
+        Parameters
+        ----------
+        seed
+            Decides the elements.
+        allow
+            ``"permutation"``, ``"orthogonal"`` or ``"invertible"``: how much of each site's class to use.
+        sizes
+            Sites to map into wider ones, e.g. ``{"r": 100}``: by an isometry, or by splitting units where they split.
+
+        Raises
+        ------
+        ValueError
+            If ``allow`` is unknown, or a site cannot be widened so.
+        """
+        generator, sizes = torch.Generator().manual_seed(seed), sizes or {}
+        if unknown := set(sizes) - set(self.sites):
+            raise ValueError(f"no sites {sorted(unknown)} to widen; the sites are {list(self.sites)}")
+        maps = {}
+        for name, site in self.sites.items():
+            wider = sizes.get(name, site.size)
+            symmetry = SemiPermutation if site.splits and wider > site.size else site.symmetry.restrict(allow)
+            maps[name] = symmetry.sample(site.size, generator, m=wider, batch=self.batch(name))
+        return Alignment(self, maps)
 
     def __str__(self) -> str:
-        width = max(map(len, self.types))
+        width = max(map(len, [*self.types, *self.sites]))
         table = [f"{name:<{width}}  {kind}" for name, kind in self.types.items()]
-        legend = [f"{name:<{width}}  {s.symmetry.__name__}({s.size})" for name, s in self.sites.items()]
+        legend = [
+            f"{name:<{width}}  {site.symmetry.__name__}({site.size})"
+            + (f" in each of {site.within}" if site.within else "")
+            for name, site in self.sites.items()
+        ]
         return "\n".join([f"{'parameter':<{width}}  type", *table, "", f"{'site':<{width}}  symmetry", *legend])
 
 
@@ -145,11 +235,16 @@ class Alignment:
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)
 
+    @property
+    def target(self) -> Spec:
+        """The table of the moved network: the same, but where rectangular maps widen a site."""
+        return self.spec.resize({name: element.shape[0] for name, element in self.maps.items()})
+
     def act(self, params: Mapping[str, Tensor]) -> Params:
         """The moved parameters; the ones passed in are not changed."""
         moved = dict(params)
-        for site, element in self.maps.items():
-            moved |= act_on_site(self.spec, site, element, moved)
+        for site in sorted(self.maps, key=lambda name: self.spec.sites[name].within is None):  # inside heads first
+            moved |= act_on_site(self.spec, site, self.maps[site], moved)
         return moved
 
     def __call__(self, network: Any) -> Any:
@@ -160,24 +255,67 @@ class Alignment:
         ValueError
             If the network's table of types is not the alignment's.
         """
-        if network.spec != self.spec:
+        if network.spec.types != self.spec.types or network.spec.sizes != self.spec.sizes:
             raise ValueError(
                 f"the alignment is for another architecture:\n{self.spec}\n\nthe network has\n{network.spec}"
             )
-        return replace(network, params=self.act(network.params))
+        return replace(
+            network, architecture=network.architecture.resize(self.target.sizes), params=self.act(network.params)
+        )
+
+    def then(self, site: str, element: Symmetry) -> Alignment:
+        """This alignment, followed by one more map of one site."""
+        within = self.spec.sites[site].within
+        if within is not None:  # maps inside heads are named by where the head was before it moved
+            element = element.take(self.maps[within].indices.argsort())
+        return replace(self, maps={**self.maps, site: _compose(element, self.maps[site])})
 
     def inverse(self) -> Alignment:
-        return Alignment(self.spec, {site: element.inverse() for site, element in self.maps.items()})
+        """The alignment that takes this one back.
+
+        Raises
+        ------
+        ValueError
+            If a map is rectangular.
+        """
+        inverses = {name: element.inverse() for name, element in self.maps.items()}
+        for name, site in self.spec.sites.items():
+            if site.within is not None:  # a head's map is named by the place of the head, which has moved
+                inverses[name] = inverses[name].take(self.maps[site.within].indices)
+        return Alignment(self.spec, inverses)
 
     def __matmul__(self, other: Alignment) -> Alignment:
-        if other.spec != self.spec:
+        """First ``other``, then ``self``.
+
+        Raises
+        ------
+        ValueError
+            If they are of different architectures, or ``other`` splits heads (whose copies ``self`` may move apart).
+        """
+        if other.target.types != self.spec.types or other.target.sizes != self.spec.sizes:
             raise ValueError("only alignments of the same architecture can be composed")
-        return Alignment(self.spec, {site: element @ other[site] for site, element in self.maps.items()})
+        maps = {}
+        for name, element in self.maps.items():
+            within = self.spec.sites[name].within
+            if within is not None:
+                if not isinstance(other[within], Permutation):
+                    raise ValueError(f"the other alignment splits {within!r}: compose on the network instead, g(h(b))")
+                element = element.take(other[within].indices.argsort())
+            maps[name] = _compose(element, other[name])
+        return Alignment(other.spec, maps)
+
+
+def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
+    """First h, then g, as an element of the larger of their classes."""
+    if type(g) is type(h):
+        return g @ h
+    larger = max((g, h), key=lambda element: (LEVELS.index(element.level), isinstance(element, SemiPermutation)))
+    return type(larger)._of(g.matrix() @ h.matrix())
 
 
 def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, Tensor]) -> Params:
     """The parameters that touch ``site``, moved by ``element``: ``T`` on plain axes, ``T^-T`` on starred ones."""
     return {
-        name: (element.act_dual if dual else element.act)(params[name], axis)
-        for name, axis, dual in spec.touching(site)
+        touch.name: (element.act_dual if touch.dual else element.act)(params[touch.name], touch.axis, touch.batch)
+        for touch in spec.touching(site)
     }

@@ -2,73 +2,166 @@
 
 An *element* ``T`` of a class acts on the activations of one site (say, the hidden units of a layer). Weights that
 write the site are multiplied by ``T``, weights that read it by the dual ``T^-T``, and the function stays the same.
-A class of symmetry is a Python class, an element is an instance of it.
+A class of symmetry is a Python class, an element is an instance of it. Elements may be batched: one per head.
+
+Rectangular elements map a site into a wider one. Their dual is that of the left inverse: ``dual^T T = 1``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+LEVELS = ("permutation", "orthogonal", "invertible")  # what a matching may be allowed, each includes the ones before
+
 
 class Symmetry(ABC):
-    """One invertible map ``T`` of the space of a site. Subclasses say which maps are allowed."""
+    """One map ``T`` of the space of a site into the same or a wider one. Subclasses say which maps are allowed."""
+
+    level: ClassVar[str]  # the least of LEVELS that admits the class
+    smaller: ClassVar[type[Symmetry] | None] = (
+        None  # its largest subgroup; where the class is not compact, the compact one
+    )
+    compact: ClassVar[bool] = True  # whether the best element for a cost exists (scales could grow for ever)
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """``T`` itself, shape (n, n), float64."""
+        """``T`` itself, shape (..., M, N), float64."""
 
     @abstractmethod
-    def act(self, x: Tensor, axis: int) -> Tensor:
-        """Multiply the given axis of ``x`` by ``T``."""
+    def dual(self) -> Tensor:
+        """What happens to weights that read the site, shape (..., M, N): ``T^-T``, so that ``dual^T T = 1``."""
 
-    @abstractmethod
-    def act_dual(self, x: Tensor, axis: int) -> Tensor:
-        """Multiply the given axis of ``x`` by ``T^-T``: what happens to weights that read the site."""
+    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+        """Multiply one axis of ``x`` by ``T``; a batched element is spread along the axis ``batch``."""
+        return apply(self.matrix(), x, axis, batch)
 
-    @abstractmethod
-    def inverse(self) -> Symmetry:
-        """``T^-1``, of the same class."""
+    def act_dual(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+        """Multiply one axis of ``x`` by the dual."""
+        return apply(self.dual(), x, axis, batch)
 
-    @abstractmethod
-    def __matmul__(self, other: Symmetry) -> Symmetry:
-        """The composition: first ``other``, then ``self``."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, N): the size of the site after and before."""
+        return tuple(self.matrix().shape[-2:])
+
+    def left_inverse(self) -> Tensor:
+        """The matrix that undoes ``T``, shape (..., N, M)."""
+        return self.dual().mT
+
+    def inverse(self) -> Self:
+        """``T^-1``, of the same class.
+
+        Raises
+        ------
+        ValueError
+            If the element is rectangular: then only :meth:`left_inverse` exists, and it is of no class.
+        """
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"a map of shape {self.shape} has a left inverse only: what it adds cannot be taken back")
+        return type(self)._of(self.left_inverse())
+
+    def __matmul__(self, other: Symmetry) -> Self:
+        """The composition, of the class of ``self``: first ``other``, then ``self``."""
+        return type(self)._of(self.matrix() @ other.matrix())
+
+    def take(self, indices: Tensor) -> Self:
+        """Of a batched element those of the given heads."""
+        return type(self)(*(getattr(self, field.name)[indices] for field in fields(self)))
 
     @classmethod
     @abstractmethod
-    def identity(cls, n: int) -> Symmetry:
+    def _of(cls, matrix: Tensor) -> Self:
+        """The element with this matrix, which is known to belong to the class."""
+
+    @classmethod
+    def identity(cls, n: int, batch: tuple[int, ...] = ()) -> Self:
         """The map that moves nothing."""
+        return cls._of(torch.eye(n, dtype=torch.float64).expand(*batch, n, n).clone())
 
     @classmethod
     @abstractmethod
-    def sample(cls, n: int, generator: torch.Generator) -> Symmetry:
-        """A random element, uniform over the class where that has a meaning."""
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        """A random element, into a wider site of ``m`` dimensions if ``m`` is given."""
 
     @classmethod
     @abstractmethod
-    def solve(cls, cost: Tensor) -> Symmetry:
-        """The element that maximises ``<T, cost> = sum_ij T_ij cost_ij``."""
+    def solve(cls, cost: Tensor) -> Self:
+        """The element that maximises ``<T, cost>``; where the class is not compact, among those of ``smaller``."""
 
     @classmethod
     @abstractmethod
-    def project(cls, matrix: Tensor) -> Symmetry:
+    def project(cls, matrix: Tensor) -> Self:
         """The element nearest to ``matrix`` in the Frobenius norm."""
 
     @classmethod
-    @abstractmethod
     def contains(cls, matrix: Tensor, atol: float = 1e-8) -> tuple[bool, str]:
-        """Whether ``matrix`` belongs to the class, and if not, why not."""
+        """Whether ``matrix`` (..., M, N) belongs to the class, and if not, why not."""
+        if matrix.ndim < 2 or matrix.shape[-2] < matrix.shape[-1]:
+            return False, f"shape {tuple(matrix.shape)} is not that of a map into the same or a wider space"
+        if not torch.isfinite(matrix).all():
+            return False, "it contains NaN or infinite entries"
+        why = cls._violation(matrix.double(), atol)
+        return not why, why
+
+    @classmethod
+    @abstractmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        """What a finite matrix of a possible shape lacks to belong to the class; empty if nothing."""
+
+    @classmethod
+    def balance(cls, writers: Tensor, readers: Tensor) -> Self:
+        """The element after which writers and readers of a site have the same Gram matrices: a compact class has none.
+
+        For classes with scales, where a cost alone decides nothing (a larger ``T`` always scores higher): balance both
+        networks first, and what is left between them is an element of the compact class ``smaller``.
+
+        Parameters
+        ----------
+        writers, readers
+            Gram matrices ``X X^T`` (..., n, n) of all weights that write and that read the site.
+        """
+        return cls.identity(writers.shape[-1], tuple(writers.shape[:-2]))
+
+    @classmethod
+    def restrict(cls, allow: str) -> type[Symmetry]:
+        """The largest part of this class that ``allow`` admits."""
+        if allow not in LEVELS:
+            raise ValueError(f"allow must be one of {', '.join(LEVELS)}, not {allow!r}")
+        return cls if LEVELS.index(cls.level) <= LEVELS.index(allow) else cls.smaller.restrict(allow)
 
 
-def _check_square(matrix: Tensor, what: str) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{what} must be a square matrix, but has shape {tuple(matrix.shape)}")
-    if not torch.isfinite(matrix).all():
-        raise ValueError(f"{what} of shape {tuple(matrix.shape)} contains NaN or infinite entries")
+def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (B, M, N) for each index of the axis ``batch``."""
+    matrix = matrix.to(x)
+    if batch is None:
+        return torch.tensordot(matrix, x, dims=([-1], [axis])).movedim(0, axis)
+    moved = x.movedim((batch, axis), (0, 1))
+    return (
+        (matrix @ moved.reshape(*moved.shape[:2], -1))
+        .view(*matrix.shape[:2], *moved.shape[2:])
+        .movedim((0, 1), (batch, axis))
+    )
+
+
+def _check(cost: Tensor) -> Tensor:
+    if cost.ndim < 2 or cost.shape[-2] < cost.shape[-1]:
+        raise ValueError(f"a cost matrix has at least as many rows as columns, but its shape is {tuple(cost.shape)}")
+    if not torch.isfinite(cost).all():
+        raise ValueError(f"the cost matrix of shape {tuple(cost.shape)} contains NaN or infinite entries")
+    return cost.detach()
+
+
+def _assign(cost: Tensor) -> Tensor:
+    """For each column the row that it is assigned to, each row at most once (SciPy solves it exactly); batched."""
+    flat = _check(cost).flatten(0, -3).cpu().numpy() if cost.ndim > 2 else [_check(cost).cpu().numpy()]
+    rows = [linear_sum_assignment(c.T, maximize=True)[1] for c in flat]
+    return torch.stack([torch.from_numpy(r) for r in rows]).view(*cost.shape[:-2], cost.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +174,7 @@ class Permutation(Symmetry):
     Parameters
     ----------
     indices
-        Shape (n,), int64, a permutation of 0..n-1.
+        Shape (..., n), int64, along the last axis a permutation of 0..n-1.
 
     Raises
     ------
@@ -89,65 +182,390 @@ class Permutation(Symmetry):
         If ``indices`` are not a permutation.
     """
 
+    level = "permutation"
     indices: Tensor
 
     def __post_init__(self) -> None:
-        expected = torch.arange(len(self.indices), device=self.indices.device)
-        if self.indices.ndim != 1 or not torch.equal(self.indices.sort().values, expected):
-            raise ValueError(f"not a permutation of 0..{len(self.indices) - 1}: {self.indices}")
+        expected = torch.arange(self.indices.shape[-1], device=self.indices.device).expand_as(self.indices)
+        if not torch.equal(self.indices.sort(-1).values, expected):
+            raise ValueError(f"not a permutation of 0..{self.indices.shape[-1] - 1}: {self.indices}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Permutation) and torch.equal(self.indices, other.indices)
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.indices.shape[-1], self.indices.shape[-1]
 
     def matrix(self) -> Tensor:
-        return torch.eye(len(self), dtype=torch.float64, device=self.indices.device)[self.indices]
+        n = self.indices.shape[-1]
+        return torch.eye(n, dtype=torch.float64, device=self.indices.device)[self.indices]
 
-    def act(self, x: Tensor, axis: int) -> Tensor:
-        return x.index_select(axis, self.indices.to(x.device))
+    dual = matrix  # P^-T = P
 
-    act_dual = act  # P^-T = P
+    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+        if batch is None:
+            return x.index_select(axis, self.indices.to(x.device))
+        return super().act(x, axis, batch)
 
-    def inverse(self) -> Permutation:
-        return Permutation(self.indices.argsort())
+    act_dual = act
 
-    def __matmul__(self, other: Permutation) -> Permutation:
-        return Permutation(other.indices[self.indices])
+    def inverse(self) -> Self:
+        return type(self)(self.indices.argsort(-1))
+
+    def __matmul__(self, other: Symmetry) -> Self:
+        if not isinstance(other, Permutation):
+            return super().__matmul__(other)
+        return type(self)(other.indices.gather(-1, self.indices))
 
     @property
     def moved(self) -> int:
         """How many units change their place."""
-        return int((self.indices != torch.arange(len(self), device=self.indices.device)).sum())
+        return int((self.indices != torch.arange(self.indices.shape[-1], device=self.indices.device)).sum())
 
     @classmethod
-    def identity(cls, n: int) -> Permutation:
-        return cls(torch.arange(n))
+    def _of(cls, matrix: Tensor) -> Self:
+        return cls(matrix.argmax(-1))
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator) -> Permutation:
-        return cls(torch.randperm(n, generator=generator))
+    def identity(cls, n: int, batch: tuple[int, ...] = ()) -> Self:
+        return cls(torch.arange(n).expand(*batch, n).clone())
 
     @classmethod
-    def solve(cls, cost: Tensor) -> Permutation:
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        if m not in (None, n):
+            raise ValueError(f"a permutation cannot map {n} units to {m}")
+        return cls(torch.rand(*batch, n, generator=generator, dtype=torch.float64).argsort(-1))
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
         """The linear assignment problem, solved exactly in O(n^3) by SciPy."""
-        _check_square(cost, "the cost matrix of an assignment")
-        _, columns = linear_sum_assignment(cost.detach().cpu().numpy(), maximize=True)
-        return cls(torch.from_numpy(columns))
+        if cost.shape[-2:-1] != cost.shape[-1:]:
+            raise ValueError(f"the cost matrix of an assignment is square, but has shape {tuple(cost.shape)}")
+        return cls(_assign(cost).argsort(-1))
 
     @classmethod
-    def project(cls, matrix: Tensor) -> Permutation:
+    def project(cls, matrix: Tensor) -> Self:
         """All permutations have the same norm, so the nearest one is the one with the largest inner product."""
         return cls.solve(matrix)
 
     @classmethod
-    def contains(cls, matrix: Tensor, atol: float = 1e-8) -> tuple[bool, str]:
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            return False, f"not square: shape {tuple(matrix.shape)}"
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        if matrix.shape[-1] != matrix.shape[-2]:
+            return f"not square: shape {tuple(matrix.shape)}"
         ones = (matrix - 1).abs() <= atol
         if not (ones | (matrix.abs() <= atol)).all():
-            return False, "an entry is neither 0 nor 1"
-        if not ((ones.sum(0) == 1).all() and (ones.sum(1) == 1).all()):
-            return False, "a row or a column does not hold exactly one 1"
-        return True, ""
+            return "an entry is neither 0 nor 1"
+        if not ((ones.sum(-1) == 1).all() and (ones.sum(-2) == 1).all()):
+            return "a row or a column does not hold exactly one 1"
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrix(Symmetry):
+    """An element that is kept as its matrix, shape (..., M, N)."""
+
+    values: Tensor
+
+    def matrix(self) -> Tensor:
+        return self.values
+
+    @classmethod
+    def _of(cls, matrix: Tensor) -> Self:
+        return cls(matrix)
+
+
+class ScaledPermutation(_Matrix):
+    """A relabelling and a positive scale for each unit: a matrix with one positive entry in each row and column.
+
+    The symmetry of positively homogeneous units, ``f(s x) = s f(x)`` for ``s > 0``: ReLU and leaky ReLU. (Not in the
+    list of arXiv 2506.22712, Table 1; it lies inside S4.)
+    """
+
+    level = "invertible"
+    smaller = Permutation
+    compact = False
+
+    def dual(self) -> Tensor:
+        return torch.where(self.values > 0, 1 / self.values, 0.0)
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        order = Permutation.sample(n, generator, m=m, batch=batch).matrix()
+        scales = torch.randn(*batch, n, 1, generator=generator, dtype=torch.float64).mul(0.5).exp()
+        return cls(scales * order)
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        return cls(Permutation.solve(cost).matrix())
+
+    @classmethod
+    def project(cls, matrix: Tensor) -> Self:
+        """The nearest support holds the largest sum of squares of positive entries."""
+        positive = matrix.double().clamp_min(0)
+        support = Permutation.solve(positive.square()).matrix()
+        return cls(support * positive.clamp_min(torch.finfo(torch.float64).tiny))
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        if (matrix < 0).any():
+            return "an entry is negative"
+        if reason := Permutation._violation((matrix > 0).double(), atol):
+            return reason.replace("1", "positive entry").replace("neither 0 nor positive entry", "not 0")
+        return ""
+
+    @classmethod
+    def balance(cls, writers: Tensor, readers: Tensor) -> Self:
+        """Incoming and outgoing weights of each unit get the same norm; a unit without either stays as it is."""
+        incoming, outgoing = writers.diagonal(dim1=-2, dim2=-1), readers.diagonal(dim1=-2, dim2=-1)
+        scales = torch.where((incoming > 0) & (outgoing > 0), (outgoing / incoming) ** 0.25, 1.0)
+        return cls(torch.diag_embed(scales.double()))
+
+
+class SemiPermutation(_Matrix):
+    """Units that split: columns are stochastic, and each row holds at most one positive entry (class S2).
+
+    Column ``j`` says which units of the wider layer unit ``j`` becomes, and with which share of its output. Writers
+    are shared out by ``T``; readers are copied by its support ``B = [T > 0]``, and ``B^T T = 1``. It holds for
+    positively homogeneous units (ReLU, leaky ReLU; not GELU, not hard-tanh: a share of the input must give that share
+    of the output) and for attention heads (arXiv 2506.22712, Table 1; the explicit split is ours).
+    """
+
+    level = "permutation"
+
+    def dual(self) -> Tensor:
+        return (self.values > 0).to(self.values)
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        m = n if m is None else m
+        owners = torch.cat(
+            [Permutation.identity(n, batch).indices, torch.randint(n, (*batch, m - n), generator=generator)], -1
+        )
+        owners = owners.gather(-1, Permutation.sample(m, generator, batch=batch).indices)
+        shares = torch.rand(*batch, m, 1, generator=generator, dtype=torch.float64) + 0.1
+        weights = shares * torch.nn.functional.one_hot(owners, n)
+        return cls(weights / weights.sum(-2, keepdim=True))
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        """A linear score is largest where no unit splits: a rectangular assignment, exactly."""
+        rows = _assign(cost)
+        return cls(torch.nn.functional.one_hot(rows, cost.shape[-2]).mT.double())
+
+    @classmethod
+    def project(cls, matrix: Tensor) -> Self:
+        """The nearest element with a good support: each column has its assigned row, others join their largest column.
+
+        (Which support is the best is a combinatorial problem; an element is mapped to itself.)
+        """
+        matrix = _check(matrix).double()
+        owners = matrix.argmax(-1).scatter(
+            -1, _assign(matrix), torch.arange(matrix.shape[-1]).expand(*matrix.shape[:-2], -1)
+        )
+        support = torch.nn.functional.one_hot(owners, matrix.shape[-1]).bool() & (
+            (matrix > 0) | (torch.nn.functional.one_hot(_assign(matrix), matrix.shape[-2]).mT > 0)
+        )
+        return cls(_to_simplex(matrix, support))
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        if (matrix < 0).any():
+            return "an entry is negative"
+        if ((matrix > 0).sum(-1) > 1).any():
+            return "a row holds more than one positive entry"
+        if ((matrix.sum(-2) - 1).abs() > atol).any():
+            return "a column does not sum to one"
+        return ""
+
+
+def _to_simplex(matrix: Tensor, support: Tensor) -> Tensor:
+    """Each column moved to the nearest point of the probability simplex over its support."""
+    values = matrix.masked_fill(~support, -torch.inf).sort(-2, descending=True).values
+    ranks = torch.arange(1, matrix.shape[-2] + 1, dtype=matrix.dtype).unsqueeze(-1)
+    excess = (values.clamp_min(-1e300).where(values > -torch.inf, 0.0).cumsum(-2) - 1) / ranks
+    count = ((values > excess) & (values > -torch.inf)).sum(-2, keepdim=True)
+    return torch.where(support, (matrix - excess.gather(-2, count - 1)).clamp_min(0), 0.0)
+
+
+class Orthogonal(_Matrix):
+    """An isometry: ``T^T T = 1``, square or into a wider space (arXiv 2506.22712, Table 1, class S3)."""
+
+    level = "orthogonal"
+    smaller = Permutation
+
+    def dual(self) -> Tensor:
+        return self.values
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        """Uniform (the polar factor of a Gaussian matrix is)."""
+        return cls(polar(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64)))
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        """The orthogonal Procrustes problem: the polar factor of the cost (arXiv 2506.22712, Eq. 4)."""
+        return cls(polar(_check(cost).double()))
+
+    @classmethod
+    def project(cls, matrix: Tensor) -> Self:
+        return cls.solve(matrix)
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        error = (matrix.mT @ matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype)).abs().max()
+        return f"T^T T differs from the identity by {error:.2g}" if error > atol else ""
+
+
+class StreamOrthogonal(Orthogonal):
+    """A map of the residual stream between norms: it keeps the root mean square and fixes the all-ones vector.
+
+    ``T^T T = (M / N) 1`` and ``T 1 = 1``, for M x N. Keeping the root *mean* square, a wider network has the same norms
+    with the same epsilon. Fixing the all-ones vector, it commutes with LayerNorm's centring, so that stock modules run
+    the moved network.
+    """
+
+    def dual(self) -> Tensor:
+        return self.values * (self.values.shape[-1] / self.values.shape[-2])
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        return cls.solve(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64))
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        """Procrustes on the complement of the all-ones vector; exact also where the cost says nothing about it."""
+        return cls(fix_ones(_check(cost).double()))
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        m, n = matrix.shape[-2:]
+        if reason := Orthogonal._violation(matrix * (n / m) ** 0.5, atol):
+            return reason if m == n else reason.replace("T^T T", f"(N / M) T^T T, with N / M = {n} / {m},")
+        error = (matrix.sum(-1) - 1).abs().max()
+        return f"it moves the all-ones vector by {error:.2g}" if error > atol else ""
+
+
+def fix_ones(matrix: Tensor) -> Tensor:
+    """The element of :class:`StreamOrthogonal` nearest to ``matrix`` (..., M, N); differentiable like :func:`polar`.
+
+    Without the all-ones directions on both sides the matrix maps complements to each other; a positive entry between
+    the two directions keeps them together, whatever its size.
+    """
+    m, n = matrix.shape[-2:]
+    centred = matrix - matrix.mean(-1, keepdim=True)
+    centred = centred - centred.mean(-2, keepdim=True)
+    size = centred.detach().square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1.0)  # any positive number would do
+    return (m / n) ** 0.5 * polar(centred + size / (m * n) ** 0.5)
+
+
+class Invertible(_Matrix):
+    """Any invertible matrix: inside a head only ``QK`` and ``OV`` products are seen (arXiv 2506.22712, Table 1, S4)."""
+
+    level = "invertible"
+    smaller = Orthogonal
+    compact = False
+
+    def dual(self) -> Tensor:
+        return torch.linalg.inv(self.values).mT
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        """Two rotations and log-normal singular values, so that the condition number stays moderate."""
+        left, right = (Orthogonal.sample(n, generator, m=m, batch=batch).matrix() for _ in range(2))
+        scales = torch.randn(*batch, 1, n, generator=generator, dtype=torch.float64).mul(0.5).exp()
+        return cls((left * scales) @ right.mT)
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        return cls(Orthogonal.solve(cost).matrix())
+
+    @classmethod
+    def project(cls, matrix: Tensor) -> Self:
+        """The matrix itself; a singular one is moved by a relative 1e-12 (there is no nearest one)."""
+        U, S, Vh = torch.linalg.svd(_check(matrix).double(), full_matrices=False)
+        smallest = 1e-12 * S[..., :1].clamp_min(1e-300)
+        return cls(
+            torch.where(
+                (S[..., -1:] >= smallest).unsqueeze(-1), matrix.double(), (U * S.maximum(smallest).unsqueeze(-2)) @ Vh
+            )
+        )
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        if matrix.shape[-1] != matrix.shape[-2]:
+            return f"not square: shape {tuple(matrix.shape)}"
+        condition = torch.linalg.cond(matrix).max()
+        return (
+            ""
+            if condition * torch.finfo(matrix.dtype).eps < 1e-2
+            else f"it is singular: condition number {condition:.2g}"
+        )
+
+    @classmethod
+    def balance(cls, writers: Tensor, readers: Tensor) -> Self:
+        """``T`` with ``T G T^T = T^-T H T^-1``: the square root of the geometric mean of ``G^-1`` and ``H``.
+
+        Directions that nothing writes or reads are lifted by a relative 1e-12, or ``T`` would have to be infinite
+        there: only in a head at least as wide as the stream, for which a planted map is not recovered.
+        """
+        G, H = (_lift(x.double()) for x in (writers, readers))
+        root, inverse_root = _power(G, 0.5), _power(G, -0.5)
+        mean = inverse_root @ _power(root @ H @ root, 0.5) @ inverse_root
+        return cls(_power(mean, 0.5))
+
+
+def _lift(gram: Tensor) -> Tensor:
+    n = gram.shape[-1]
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    return gram + (1e-12 * trace / n).clamp_min(1e-30) * torch.eye(n, dtype=gram.dtype, device=gram.device)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Power of a symmetric positive definite matrix."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return (vectors * values.clamp_min(1e-300).pow(exponent).unsqueeze(-2)) @ vectors.mT
+
+
+class _Polar(torch.autograd.Function):
+    """``U V^T`` of the singular value decomposition, with the derivative that stays finite where torch's is NaN."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        U, S, Vh = torch.linalg.svd(x, full_matrices=False)
+        ctx.save_for_backward(U, S, Vh)
+        return U @ Vh
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        U, S, Vh = ctx.saved_tensors
+        tiny = torch.finfo(S.dtype).eps * S[..., :1].unsqueeze(-1) + torch.finfo(S.dtype).tiny
+        inner = U.mT @ grad @ Vh.mT
+        skew = (inner - inner.mT) / (S.unsqueeze(-1) + S.unsqueeze(-2)).clamp_min(tiny)
+        result = U @ skew @ Vh
+        if U.shape[-2] > U.shape[-1]:  # rectangular: the part of the gradient that leaves the range of U
+            outside = grad - U @ (U.mT @ grad)
+            result = result + (outside @ Vh.mT / S.unsqueeze(-2).clamp_min(tiny)) @ Vh
+        return result
+
+
+def polar(x: Tensor) -> Tensor:
+    """The orthogonal polar factor of ``x`` (..., M, N), M >= N: the nearest isometry, differentiable where unique.
+
+    Its derivative in closed form, ``U [(M - M^T) / (s_i + s_j)] V^T`` with ``M = U^T G V``, needs sums of singular
+    values only. (torch differentiates the factors U and V one by one, divides by differences, and is NaN at the
+    identity.)
+    """
+    return _Polar.apply(x)
+
+
+def newton_schulz(x: Tensor, iterations: int = 12) -> Tensor:
+    """The polar factor by matrix products alone: ``Q <- 1.5 Q - 0.5 Q Q^T Q`` from ``x / |x|``; much faster than SVD.
+
+    Accurate to rounding where the singular values of ``x`` are close together, as those of a latent that started at
+    the identity are; a small singular value needs more iterations, and a zero one stays zero.
+    """
+    q = x / torch.linalg.matrix_norm(x, 2, keepdim=True)
+    for _ in range(iterations):
+        q = 1.5 * q - 0.5 * q @ (q.mT @ q)
+    return q

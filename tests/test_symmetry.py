@@ -1,4 +1,4 @@
-"""Laws of the symmetry classes, and their solvers against brute force."""
+"""Laws of the symmetry classes, the same for all of them, and their solvers against brute force."""
 
 from __future__ import annotations
 
@@ -9,71 +9,255 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmc_utils import Permutation
+from lmc_utils.symmetry import (
+    Invertible,
+    Orthogonal,
+    Permutation,
+    ScaledPermutation,
+    SemiPermutation,
+    StreamOrthogonal,
+    Symmetry,
+    fix_ones,
+    newton_schulz,
+    polar,
+)
 
-sizes, seeds = st.integers(1, 12), st.integers(0, 2**31)
+CLASSES = [Permutation, ScaledPermutation, SemiPermutation, Orthogonal, StreamOrthogonal, Invertible]
+WIDENING = [SemiPermutation, Orthogonal, StreamOrthogonal]  # these also map into wider sites
+every_class = pytest.mark.parametrize("cls", CLASSES)
+sizes, seeds, batches = st.integers(1, 9), st.integers(0, 2**31), st.sampled_from([(), (1,), (3,)])
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@given(sizes, seeds)
-def test_elements_act_as_their_matrix_and_its_dual(n, seed):
-    g = Permutation.sample(n, generator(seed))
-    x = torch.randn(3, n, generator=generator(seed), dtype=torch.float64)
-    assert torch.equal(g.act(x, 1), x @ g.matrix().T)
-    assert torch.allclose(g.act_dual(x, 1), x @ torch.linalg.inv(g.matrix()))  # (T^-T)^T = T^-1
+def same(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return torch.allclose(x, y, atol=1e-9)
 
 
-@given(sizes, seeds, seeds)
-def test_the_class_is_a_group(n, seed1, seed2):
-    g, h = Permutation.sample(n, generator(seed1)), Permutation.sample(n, generator(seed2))
-    assert Permutation.contains((g @ h).matrix())[0]
-    assert torch.equal((g @ h).matrix(), g.matrix() @ h.matrix())
-    assert g @ g.inverse() == Permutation.identity(n) == g.inverse() @ g
+@every_class
+@given(n=sizes, seed=seeds, batch=batches)
+def test_samples_belong_to_the_class(cls, n, seed, batch):
+    inside, why = cls.contains(cls.sample(n, generator(seed), batch=batch).matrix())
+    assert inside, why
+    assert cls.contains(cls.identity(n, batch).matrix())[0]
 
 
-@given(sizes, seeds)
-def test_projection_of_an_element_is_the_element(n, seed):
-    g = Permutation.sample(n, generator(seed))
-    assert Permutation.project(g.matrix()) == g
+@pytest.mark.parametrize("cls", WIDENING)
+@given(n=sizes, extra=st.integers(0, 5), seed=seeds, batch=batches)
+def test_wide_samples_belong_to_the_class_and_have_a_left_inverse(cls, n, extra, seed, batch):
+    g = cls.sample(n, generator(seed), m=n + extra, batch=batch)
+    assert g.shape == (n + extra, n)
+    inside, why = cls.contains(g.matrix())
+    assert inside, why
+    assert same(g.left_inverse() @ g.matrix(), torch.eye(n, dtype=torch.float64).expand(*batch, n, n))
+    if extra:
+        with pytest.raises(ValueError, match="has a left inverse only"):
+            g.inverse()
 
 
-@given(st.integers(1, 6), seeds)
-def test_the_solver_is_optimal(n, seed):
+@every_class
+@given(n=sizes, seed1=seeds, seed2=seeds, batch=batches)
+def test_the_class_is_closed_and_has_inverses(cls, n, seed1, seed2, batch):
+    g, h = cls.sample(n, generator(seed1), batch=batch), cls.sample(n, generator(seed2), batch=batch)
+    assert same((g @ h).matrix(), g.matrix() @ h.matrix())
+    assert cls.contains((g @ h).matrix())[0]
+    assert same((g.inverse() @ g).matrix(), cls.identity(n, batch).matrix())
+    assert cls.contains(g.inverse().matrix())[0]
+
+
+@every_class
+@given(n=sizes, seed=seeds)
+def test_writers_move_by_the_matrix_and_readers_by_its_dual(cls, n, seed):
+    g, x = cls.sample(n, generator(seed)), torch.randn(3, n, 2, generator=generator(seed), dtype=torch.float64)
+    assert same(g.act(x, 1), torch.einsum("ij,ajb->aib", g.matrix(), x))
+    assert same(g.act_dual(x, 1), torch.einsum("ij,ajb->aib", torch.linalg.inv(g.matrix()).mT, x))
+
+
+@every_class
+@given(n=sizes, seed=seeds)
+def test_a_batched_element_acts_on_each_head_alone(cls, n, seed):
+    g = cls.sample(n, generator(seed), batch=(4,))
+    x = torch.randn(2, n, 4, generator=generator(seed), dtype=torch.float64)
+    for h in range(4):
+        one = cls._of(g.matrix()[h])
+        assert same(g.act(x, 1, batch=2)[..., h], one.act(x[..., h], 1))
+        assert same(g.act_dual(x, 1, batch=2)[..., h], one.act_dual(x[..., h], 1))
+        assert same(g.take(torch.tensor([h])).matrix()[0], one.matrix())
+
+
+@every_class
+@given(n=sizes, seed=seeds, batch=batches)
+def test_projection_leaves_elements_where_they_are(cls, n, seed, batch):
+    g = cls.sample(n, generator(seed), batch=batch)
+    assert same(cls.project(g.matrix()).matrix(), g.matrix())
+
+
+@pytest.mark.parametrize("cls", WIDENING)
+@given(n=sizes, extra=st.integers(0, 4), seed=seeds)
+def test_projection_lands_in_the_class(cls, n, extra, seed):
+    matrix = torch.randn(n + extra, n, generator=generator(seed), dtype=torch.float64)
+    once = cls.project(matrix)
+    inside, why = cls.contains(once.matrix())
+    assert inside, why
+    assert same(cls.project(once.matrix()).matrix(), once.matrix())
+
+
+@pytest.mark.parametrize("cls", [Permutation, ScaledPermutation, Orthogonal, StreamOrthogonal])
+@given(n=st.integers(1, 5), seed=seeds)
+def test_no_sampled_element_is_nearer_than_the_projection(cls, n, seed):
+    matrix = torch.randn(n, n, generator=generator(seed), dtype=torch.float64)
+    nearest = (cls.project(matrix).matrix() - matrix).norm()
+    for other in range(20):
+        assert (cls.sample(n, generator(other)).matrix() - matrix).norm() >= nearest - 1e-9
+
+
+@pytest.mark.parametrize("cls", [Permutation, ScaledPermutation])
+@given(n=st.integers(1, 6), seed=seeds)
+def test_the_assignment_is_optimal(cls, n, seed):
     cost = torch.randn(n, n, generator=generator(seed), dtype=torch.float64)
     best = max(sum(cost[i, p[i]] for i in range(n)) for p in itertools.permutations(range(n)))
-    assert (Permutation.solve(cost).matrix() * cost).sum() == pytest.approx(best.item())
+    assert (cls.solve(cost).matrix() * cost).sum() == pytest.approx(best.item())
+
+
+@given(n=st.integers(1, 4), extra=st.integers(0, 2), seed=seeds)
+def test_the_best_semi_permutation_does_not_split(n, extra, seed):
+    cost = torch.randn(n + extra, n, generator=generator(seed), dtype=torch.float64)
+    found = SemiPermutation.solve(cost)
+    assert SemiPermutation.contains(found.matrix())[0]
+    best = max(sum(cost[r[j], j] for j in range(n)) for r in itertools.permutations(range(n + extra), n))
+    assert (found.matrix() * cost).sum() == pytest.approx(best.item())
+    for other in range(20):
+        assert (SemiPermutation.sample(n, generator(other), m=n + extra).matrix() * cost).sum() <= best + 1e-9
+
+
+@pytest.mark.parametrize("cls", [Orthogonal, StreamOrthogonal, Invertible])
+@given(n=st.integers(1, 6), extra=st.integers(0, 3), seed=seeds)
+def test_procrustes_is_optimal(cls, n, extra, seed):
+    extra = 0 if cls is Invertible else extra
+    cost = torch.randn(n + extra, n, generator=generator(seed), dtype=torch.float64)
+    best = (cls.solve(cost).matrix() * cost).sum()
+    compact = cls if cls.compact else cls.smaller
+    for other in range(20):
+        assert (compact.sample(n, generator(other), m=n + extra).matrix() * cost).sum() <= best + 1e-9
+
+
+@given(n=st.integers(2, 8), extra=st.integers(0, 3), seed=seeds)
+def test_the_residual_map_is_exact_where_the_cost_is_blind(n, extra, seed):
+    x = torch.randn(n + extra, n, generator=generator(seed), dtype=torch.float64)
+    centred = x - x.mean(1, keepdim=True)
+    blind = centred - centred.mean(0, keepdim=True)  # says nothing about the all-ones vector: rank n - 1
+    found = StreamOrthogonal.solve(blind).matrix()
+    assert StreamOrthogonal.contains(found, atol=1e-9)[0]
+    assert same(found, StreamOrthogonal.solve(1e3 * blind).matrix())
+
+
+@pytest.mark.parametrize("cls", [ScaledPermutation, Invertible])
+@given(n=st.integers(1, 6), seed=seeds)
+def test_balance_makes_writers_and_readers_equally_large(cls, n, seed):
+    x, y = torch.randn(2, n, n + 4, generator=generator(seed), dtype=torch.float64)
+    g = cls.balance(x @ x.T, y @ y.T)
+    assert cls.contains(g.matrix())[0]
+    writers, readers = g.act(x, 0), g.act_dual(y, 0)
+    left, right = writers @ writers.T, readers @ readers.T
+    if cls is ScaledPermutation:
+        left, right = left.diagonal(), right.diagonal()
+    assert torch.allclose(left, right, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(
-    ("matrix", "reason"),
+    ("cls", "allow", "expected"),
     [
-        (torch.ones(2, 3), "not square"),
-        (torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "neither 0 nor 1"),
-        (torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "exactly one 1"),
-        (torch.full((2, 2), float("nan")), "neither 0 nor 1"),
+        (Permutation, "permutation", Permutation),
+        (ScaledPermutation, "orthogonal", Permutation),
+        (ScaledPermutation, "invertible", ScaledPermutation),
+        (StreamOrthogonal, "permutation", Permutation),
+        (StreamOrthogonal, "invertible", StreamOrthogonal),
+        (Invertible, "permutation", Permutation),
+        (Invertible, "orthogonal", Orthogonal),
+        (Invertible, "invertible", Invertible),
     ],
 )
-def test_a_matrix_outside_the_class_is_told_why(matrix, reason):
-    inside, why = Permutation.contains(matrix)
+@given(n=sizes, seed=seeds)
+def test_what_is_allowed_is_a_subgroup(cls, allow, expected, n, seed):
+    assert cls.restrict(allow) is expected
+    assert cls.contains(expected.sample(n, generator(seed)).matrix())[0]
+
+
+NAN = torch.full((2, 2), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("cls", "matrix", "reason"),
+    [
+        (Permutation, torch.ones(2, 3), "not that of a map into the same or a wider space"),
+        (Permutation, torch.ones(3, 2), "not square"),
+        (Permutation, torch.tensor([[0.5, 0.5], [0.5, 0.5]]), "neither 0 nor 1"),
+        (Permutation, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "exactly one 1"),
+        (Permutation, NAN, "NaN"),
+        (ScaledPermutation, torch.tensor([[2.0, 0.0], [1.0, 0.0]]), "exactly one positive entry"),
+        (ScaledPermutation, torch.tensor([[-2.0, 0.0], [0.0, 1.0]]), "negative"),
+        (SemiPermutation, torch.tensor([[0.5, 0.5], [0.5, 0.0]]), "more than one positive entry"),
+        (SemiPermutation, torch.tensor([[0.5, 0.0], [0.0, 1.0]]), "does not sum to one"),
+        (SemiPermutation, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), "negative"),
+        (Orthogonal, 2 * torch.eye(2), r"T^T T differs from the identity by 3"),
+        (StreamOrthogonal, torch.diag(torch.tensor([1.0, -1.0])), "moves the all-ones vector by 2"),
+        (Invertible, torch.ones(2, 2), "singular"),
+        (Invertible, torch.ones(3, 2), "not square"),
+    ],
+)
+def test_a_matrix_outside_the_class_is_told_why(cls, matrix, reason):
+    inside, why = cls.contains(matrix)
     assert not inside
     assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Permutation(torch.tensor([0, 0, 1])), r"not a permutation of 0\.\.2"),
+        (lambda: Permutation.solve(torch.zeros(3, 2)), r"is square, but has shape \(3, 2\)"),
+        (lambda: Orthogonal.solve(torch.zeros(2, 3)), r"at least as many rows as columns, .* \(2, 3\)"),
+        (lambda: Permutation.solve(NAN), "NaN"),
+        (lambda: Orthogonal.solve(NAN), "NaN"),
+        (lambda: Permutation.sample(2, generator(0), m=3), "cannot map 2 units to 3"),
+        (lambda: Permutation.restrict("all"), "allow must be one of permutation, orthogonal, invertible, not 'all'"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_moved_counts_the_units_that_change_place():
     assert Permutation(torch.tensor([0, 2, 1, 3])).moved == 2
 
 
+REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "at",
     [
-        (lambda: Permutation(torch.tensor([0, 0, 1])), "not a permutation of 0..2"),
-        (lambda: Permutation.solve(torch.zeros(2, 3)), r"square matrix, but has shape \(2, 3\)"),
-        (lambda: Permutation.solve(torch.tensor([[1.0, float("nan")], [0.0, 1.0]])), "NaN"),
+        torch.eye(3, dtype=torch.float64),
+        REFLECTION,
+        torch.randn(3, 3, generator=generator(0), dtype=torch.float64),
+        torch.randn(2, 5, 3, generator=generator(1), dtype=torch.float64),
     ],
+    ids=["identity", "reflection", "random", "rectangular"],
 )
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+@pytest.mark.parametrize("function", [polar, fix_ones])
+def test_the_polar_factor_has_the_right_gradient_where_torchs_is_nan(function, at):
+    assert torch.autograd.gradcheck(function, at.clone().requires_grad_())
+
+
+@given(n=st.integers(1, 12), seed=seeds)
+def test_newton_schulz_finds_the_polar_factor_of_what_is_nearly_orthogonal(n, seed):
+    x = torch.eye(n, dtype=torch.float64) + 0.1 * torch.randn(n, n, generator=generator(seed), dtype=torch.float64) / n
+    assert torch.allclose(newton_schulz(x), polar(x), atol=1e-9)
+
+
+def test_the_base_class_is_abstract():
+    with pytest.raises(TypeError):
+        Symmetry()

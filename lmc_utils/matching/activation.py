@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..networks.base import Network, check_same_architecture
 from ..spec import Alignment
+from ..symmetry import Permutation
+from .weight import balance, by_head
 
 
 @torch.no_grad()
-def correlations(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """How each unit of a correlates with each unit of b over the data, at every site, in one pass.
+def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """How the activations of a go together with those of b over the data, at every site, in one pass.
 
     Parameters
     ----------
@@ -25,8 +27,9 @@ def correlations(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]
     Returns
     -------
     dict
-        For each site the Pearson correlations of the activations, shape (n, n), float64, rows for a, columns for b.
-        A unit that never changes correlates with nothing (0).
+        For each site, float64, first axes for a, later ones for b: where units may only be relabelled, Pearson
+        correlations (n, n), 0 for a unit that never changes; of the residual stream, each vector scaled to length one
+        as the norms scale it, mean products (n, n); inside heads mean products (heads, heads, n, n).
 
     Raises
     ------
@@ -34,32 +37,46 @@ def correlations(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]
         If the architectures differ or there is no batch.
     """
     check_same_architecture(a, b)
-    count, sums = 0, {}
+    count, moments = {}, {}
     for inputs, _ in batches:
         theirs = b.activations(inputs)
         for site, x in a.activations(inputs).items():
             x, y = x.double(), theirs[site].double()
-            if count == 0:  # shift by the first batch's mean, or the variances below would cancel
-                sums[site] = [x.mean(0), y.mean(0), *(0.0,) * 5]
-            x, y = x - sums[site][0], y - sums[site][1]
-            news = (x.sum(0), y.sum(0), x.square().sum(0), y.square().sum(0), x.T @ y)
-            sums[site][2:] = [old + new for old, new in zip(sums[site][2:], news, strict=True)]
-        count += len(x)
-    if count == 0:
+            if x.ndim == 3:
+                news = [torch.einsum("sia,sjb->ijab", x, y)]
+            elif a.spec.sites[site].symmetry.restrict("orthogonal") is not Permutation:
+                x, y = (v / v.norm(dim=-1, keepdim=True).clamp_min(1e-30) for v in (x, y))
+                news = [x.T @ y]
+            else:
+                shift = moments.setdefault(f"{site} shift", (x.mean(0), y.mean(0)))  # or the variances would cancel
+                x, y = x - shift[0], y - shift[1]
+                news = [x.T @ y, x.sum(0), y.sum(0), x.square().sum(0), y.square().sum(0)]
+            olds = moments.get(site, [torch.zeros(())] * len(news))
+            moments[site] = [old + new for old, new in zip(olds, news, strict=True)]
+            count[site] = count.get(site, 0) + len(x)
+    if not count:
         raise ValueError("no batch to compute correlations from: the data are empty")
-    result = {}
-    for site, (_, _, sx, sy, sxx, syy, sxy) in sums.items():
-        covariance = sxy - torch.outer(sx, sy) / count
-        variances = torch.outer(sxx - sx.square() / count, syy - sy.square() / count)
-        result[site] = torch.where(variances > 0, covariance / variances.clamp_min(1e-300).sqrt(), 0.0)
-    return result
+    return {site: _finish(*moments[site], count=n) for site, n in count.items()}
 
 
-def activation_matching(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> Alignment:
-    """The symmetry g that makes the units of g(b) correlate best with those of a, site by site.
+def _finish(xy: Tensor, *sums: Tensor, count: int) -> Tensor:
+    if not sums:
+        return xy / count
+    x, y, xx, yy = sums
+    covariance = xy - torch.outer(x, y) / count
+    variances = torch.outer(xx - x.square() / count, yy - y.square() / count)
+    return torch.where(variances > 0, covariance / variances.clamp_min(1e-300).sqrt(), 0.0)
 
-    Every site is solved once and exactly: relabelling one layer does not change what another layer answers.
-    Units are compared before the non-linearity.
+
+@torch.no_grad()
+def activation_matching(
+    a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor]], *, allow: str = "invertible"
+) -> Alignment:
+    """The symmetry g that makes the activations of g(b) most like those of a, site by site.
+
+    Every site is solved once and exactly: renumbering or turning one site does not change what another answers. Units
+    are compared before the non-linearity; heads by what they write into the residual stream, in whatever basis the
+    spaces inside them are.
 
     Parameters
     ----------
@@ -67,12 +84,37 @@ def activation_matching(a: Network, b: Network, batches: Iterable[tuple[Tensor, 
         Networks of one architecture.
     batches
         ``(inputs, targets)``, usually the training data; the targets are not used.
+    allow
+        ``"permutation"`` everywhere; also ``"orthogonal"`` maps where they are symmetries; or all, ``"invertible"``.
 
     Raises
     ------
     ValueError
-        If the architectures differ or there is no batch.
+        If the architectures differ, ``allow`` is unknown or there is no batch.
     """
     spec = a.spec
-    found = correlations(a, b, batches)
-    return Alignment(spec, {site: spec.sites[site].symmetry.solve(cost) for site, cost in found.items()})
+    to_a, to_b = balance(a, allow), balance(b, allow)
+    a, b = to_a(a), to_b(b)
+    costs = cross_moments(a, b, batches)
+    g = spec.restrict(allow).compact().identity()
+    for site, (symmetry, _, within, _) in g.spec.sites.items():
+        if inside := spec.inside(site):
+            cost = sum(_written(a, g(b), inner, costs[inner]) for inner in inside if inner in costs)
+        elif within:
+            cost = costs[site][torch.arange(spec.sites[within].size), g[within].indices]
+        else:
+            cost = costs[site]
+        g = g.then(site, symmetry.solve(cost))
+    return to_a.inverse() @ Alignment(spec, g.maps) @ to_b
+
+
+def _written(a: Network, b: Network, inner: str, moment: Tensor) -> Tensor:
+    """How alike what each head of a writes from an inner space and what each of b does is, shape (heads, heads)."""
+    spec = a.spec
+    readers = [t for t in spec.touching(inner) if t.dual and any(x.site and not x.dual for x in spec.axes(t.name))]
+    return sum(
+        (moment * torch.einsum("iax,jbx->ijab", by_head(a.params[t.name], t), by_head(b.params[t.name], t))).sum(
+            (-2, -1)
+        )
+        for t in readers
+    )

@@ -1,14 +1,23 @@
-"""Weight matching: align two networks by their weights alone (Git Re-Basin, arXiv 2209.04836, section 3.2)."""
+"""Weight matching: align two networks by their weights alone (Git Re-Basin, arXiv 2209.04836, section 3.2; for
+transformers arXiv 2506.22712, section 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..networks.base import Network, check_same_architecture
-from ..spec import Alignment, Spec, act_on_site
+from ..progress import progress
+from ..spec import Alignment, Spec, Touch, act_on_site
+from ..symmetry import apply
+
+
+def score(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """How well two sets of weights agree: ``sum_p <a_p, b_p>``. A high score is a small distance."""
+    return sum((a[name] * b[name]).sum() for name in b).item()
 
 
 def cost_matrix(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
@@ -20,31 +29,93 @@ def cost_matrix(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, 
     Returns
     -------
     Tensor
-        Shape (n, n): entry (i, j) is the inner product of all weights of a's unit i with those of b's unit j.
+        Shape (n, n), or (heads, n, n) within heads: entry (i, j) is the inner product of all weights of a's dimension i
+        with those of b's dimension j.
     """
-    n = spec.sites[site].size
-    any_param = b[spec.touching(site)[0][0]]
-    T = torch.eye(n, dtype=any_param.dtype, device=any_param.device, requires_grad=True)
+    touching = [touch for touch in spec.touching(site) if touch.name in b]  # b may hold some parameters only
+    n, like = spec.sites[site].size, b[touching[0].name]
+    T = torch.eye(n, dtype=like.dtype, device=like.device).expand(*spec.batch(site), n, n).requires_grad_()
     with torch.enable_grad():
-        score = sum(
-            (a[name] * torch.tensordot(T, b[name], dims=([1], [axis])).movedim(0, axis)).sum()
-            for name, axis, _ in spec.touching(site)
-        )
-        return torch.autograd.grad(score, T)[0]
+        total = sum((a[t.name] * apply(T, b[t.name], t.axis, t.batch)).sum() for t in touching)
+        return torch.autograd.grad(total, T)[0]
+
+
+def circuit_costs(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    """How alike each head of a and each of b is, whatever basis the spaces inside them are in.
+
+    Inside a head only the products of what writes a space with what reads it are seen: the QK and the OV circuit. The
+    inner product of two such circuits ``X^T Y`` and ``X'^T Y'`` is ``sum (X X'^T) * (Y Y'^T)``, which needs matrices of
+    d_head x d_head only. With the norms fixed, the most alike are the least distant (arXiv 2506.22712, section 4).
+
+    Returns
+    -------
+    Tensor
+        Shape (heads, heads).
+    """
+    total = torch.zeros(())
+    for inner in spec.inside(site):
+        grams = {False: torch.zeros(()), True: torch.zeros(())}  # of what writes and of what reads the inner space
+        for touch in spec.touching(inner):
+            x, y = (by_head(p[touch.name], touch) for p in (a, b))
+            grams[touch.dual] = grams[touch.dual] + torch.einsum("iax,jbx->ijab", x, y)
+        total = total + (grams[False] * grams[True]).sum((-2, -1))
+    return total
+
+
+def by_head(parameter: Tensor, touch: Touch) -> Tensor:
+    """A parameter that touches a space inside heads, as (heads, size of the space, all the rest)."""
+    moved = parameter.movedim((touch.batch, touch.axis), (0, 1))
+    return moved.reshape(*moved.shape[:2], -1)
+
+
+def balance(network: Network, allow: str) -> Alignment:
+    """Bring every space with scales into the basis in which its writers and readers are equally large.
+
+    In classes that are not compact a score alone decides nothing: a larger map always scores higher. Between two
+    balanced networks an orthogonal map or a permutation is left, which a score does decide. The balanced weights are
+    those of least norm among all scaled copies of the network. Layers that follow one another share weights, so each is
+    balanced in turn until nothing changes.
+    """
+    spec, params = network.spec, dict(network.params)
+    g = spec.restrict(allow).identity()
+    scaled = {name: site for name, site in g.spec.sites.items() if not site.symmetry.compact}
+    for _ in range(BALANCING if scaled else 0):
+        change = 0.0
+        for name, site in scaled.items():
+            grams = {False: torch.zeros(()), True: torch.zeros(())}
+            for touch in spec.touching(name):
+                rows = params[touch.name].movedim(touch.axis, 0).reshape(site.size, -1)
+                x = rows if touch.batch is None else by_head(params[touch.name], touch)
+                grams[touch.dual] = grams[touch.dual] + (x @ x.mT).double()
+            step = site.symmetry.balance(grams[False], grams[True])
+            params |= act_on_site(spec, name, step, params)
+            g = g.then(name, step)
+            eye = torch.eye(site.size, dtype=torch.float64, device=grams[False].device)
+            change = max(change, (step.matrix() - eye).abs().max().item())
+        if change < 100 * torch.finfo(network.reference.dtype).eps:
+            break
+    return Alignment(spec, g.maps)
+
+
+BALANCING = 200  # rounds at most; heads need one, an MLP of four layers some thirty
 
 
 @torch.no_grad()
-def weight_matching(a: Network, b: Network, *, sweeps: int = 100) -> Alignment:
+def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps: int = 100) -> Alignment:
     """The symmetry g that makes the weights of g(b) closest to those of a. Uses no data and no chance.
 
-    Maximises ``sum_p <a_p, g(b)_p>``, which is the same as minimising the squared distance of the weights, by
-    solving each site exactly while the others stand still, until no site improves. The joint problem is NP-hard
-    (arXiv 2209.04836, section 3.2); this finds a local optimum.
+    Maximises ``sum_p <a_p, g(b)_p>``, which is the same as minimising the squared distance of the weights, by solving
+    each site exactly while the others stand still, until no site improves. (Heads are assigned by the distance of
+    their circuits, which does not depend on the bases inside them.) The joint problem is NP-hard (arXiv 2209.04836,
+    section 3.2); this finds a local optimum. In the first sweep a site sees only parameters whose other sites are
+    settled: a residual stream starts from the embeddings.
 
     Parameters
     ----------
     a, b
         Networks of one architecture.
+    allow
+        ``"permutation"`` everywhere; also ``"orthogonal"`` maps where they are symmetries; or all, ``"invertible"``.
     sweeps
         Stop after this many rounds through all sites, converged or not.
 
@@ -56,31 +127,33 @@ def weight_matching(a: Network, b: Network, *, sweeps: int = 100) -> Alignment:
     Raises
     ------
     ValueError
-        If the architectures differ.
+        If the architectures differ or ``allow`` is unknown.
     """
     check_same_architecture(a, b)
-    spec, moved = a.spec, dict(b.params)
-    maps = dict(spec.identity().maps)
-    history = [_score(a.params, moved)]
-    for _ in range(sweeps):
+    spec = a.spec
+    to_a, to_b = balance(a, allow), balance(b, allow)
+    fixed, moved = to_a(a).params, to_b(b).params
+    g, settled, history = spec.restrict(allow).compact().identity(), set(), [score(fixed, moved)]
+    for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
-        for site, (symmetry, _) in spec.sites.items():
-            cost = cost_matrix(spec, site, a.params, moved)
+        for site, (symmetry, *_) in g.spec.sites.items():
+            inside = spec.inside(site)
+            known = {n: p for n, p in moved.items() if spec.named(n) <= settled | {site, *inside}}
+            if not any(touch.name in known for touch in spec.touching(site)):
+                continue
+            cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, known)
             step = symmetry.solve(cost)
-            best = _inner(step.matrix(), cost)
-            if best - cost.trace() > 10 * torch.finfo(cost.dtype).eps * best.abs():  # rounding is no improvement
+            best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
+            if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # more than rounding
                 moved |= act_on_site(spec, site, step, moved)
-                maps[site] = step @ maps[site]
-                improved = True
+                g, improved = g.then(site, step), True
+            settled.add(site)
         if not improved:
             break
-        history.append(_score(a.params, moved))
-    return Alignment(spec, maps, history=tuple(history))
+        history.append(score(fixed, moved))
+    found = to_a.inverse() @ Alignment(spec, g.maps) @ to_b
+    return replace(found, history=tuple(history))
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
     return (x.to(y) * y).sum()
-
-
-def _score(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    return sum(_inner(a[name], b[name]) for name in a).item()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Architecture(ABC):
     """All of a network but its numbers. Two networks can be merged if their architectures are equal."""
 
     spec: Spec
+    data: ClassVar[str]  # the shipped data that fits its inputs
 
     @abstractmethod
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
@@ -34,6 +36,60 @@ class Architecture(ABC):
     @abstractmethod
     def to_model(self, params: Params) -> nn.Module:
         """An ordinary module, as it came in, that computes the same function."""
+
+    @abstractmethod
+    def with_sizes(self, sizes: Mapping[str, int]) -> Self:
+        """The architecture of a wider network."""
+
+    def resize(self, sizes: Mapping[str, int]) -> Self:
+        """The same architecture with other sizes of its sites.
+
+        Raises
+        ------
+        ValueError
+            If no ordinary module has these sizes.
+        """
+        return self if sizes == self.spec.sizes else self.with_sizes(sizes)
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy of a module in evaluation mode whose parameters have shapes but no storage: it is run on other weights."""
+    hollow = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, hollow).eval()
+
+
+class capture:
+    """Look at what passes through parts of a skeleton while it runs.
+
+    ``seen.output(part, key)`` and ``seen.input(part, key)`` ask for it, ``seen[key]`` gives it; nothing stays behind.
+    """
+
+    def __enter__(self) -> Self:
+        self._found, self._hooks = {}, []
+        return self
+
+    def output(self, part: nn.Module, key: str) -> None:
+        def keep(_: nn.Module, __: tuple, output: Tensor | tuple) -> None:
+            self._found[key] = output[0] if isinstance(output, tuple) else output
+
+        self._hooks.append(part.register_forward_hook(keep))
+
+    def input(self, part: nn.Module, key: str) -> None:
+        self._hooks.append(part.register_forward_pre_hook(lambda _, inputs: self._found.update({key: inputs[0]})))
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._found[key]
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def fill(module: nn.Module, params: Params) -> nn.Module:
+    """A copy of a skeleton with these weights, in evaluation mode."""
+    model = copy.deepcopy(module)
+    model.load_state_dict({name: p.detach().clone() for name, p in params.items()}, assign=True)
+    return model.requires_grad_(True).eval()
 
 
 @dataclass(frozen=True)

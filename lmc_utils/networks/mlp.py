@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..spec import Params, Site, Spec
-from ..symmetry import Permutation
-from .base import Architecture, Network, register
+from ..symmetry import Permutation, ScaledPermutation
+from .base import Architecture, Network, fill, register, skeleton
 
 ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Dropout,
     nn.Identity,
 )  # fmt: skip
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Identity, nn.Flatten)  # f(s x) = s f(x) for every s > 0
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
@@ -45,50 +46,64 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 class MLP(Architecture):
     """Equal if all layers are."""
 
+    data = "fashion-mnist"
     layers: tuple[str, ...]
     spec: Spec
-    module: nn.Sequential = field(compare=False, repr=False)  # a skeleton without storage
+    module: nn.Sequential = field(compare=False, repr=False)  # a skeleton: shapes without storage
+
+    @classmethod
+    def of(cls, module: nn.Sequential) -> MLP:
+        """The table of types of a skeleton."""
+        layers = module._modules  # named_children would skip a ReLU that serves twice
+        linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+        types, sites = {}, {}
+        for i, name in enumerate(linear):
+            writes = f"ff.{i}" if i < len(linear) - 1 else "_"
+            reads = f"ff.{i - 1}*" if i else "_"
+            types[f"{name}.weight"] = f"{writes} {reads}"
+            if layers[name].bias is not None:
+                types[f"{name}.bias"] = writes
+            if writes != "_":
+                names = list(layers)
+                between = names[names.index(name) + 1 : names.index(linear[i + 1])]
+                homogeneous = all(isinstance(layers[between_name], HOMOGENEOUS) for between_name in between)
+                symmetry = ScaledPermutation if homogeneous else Permutation
+                sites[writes] = Site(symmetry, layers[name].out_features, splits=homogeneous)
+        return cls(tuple(f"{name}: {layer}" for name, layer in layers.items()), Spec(types, sites), module)
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         return functional_call(self.module, params, (inputs,))
 
     def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
         found, x, sites = {}, inputs, iter(self.spec.sites)
-        for name, layer in self.module._modules.items():  # named_children would skip a shared ReLU
+        for name, layer in self.module._modules.items():
             x = functional_call(layer, {key: params[f"{name}.{key}"] for key, _ in layer.named_parameters()}, (x,))
             if isinstance(layer, nn.Linear) and (site := next(sites, None)):  # the last layer is no site
                 found[site] = x
         return found
 
-    def to_model(self, params: Params) -> nn.Sequential:
-        like = next(iter(params.values()))
-        model = copy.deepcopy(self.module).to_empty(device=like.device).to(like.dtype)
-        model.load_state_dict(params)
-        return model
+    def to_model(self, params: Params) -> nn.Module:
+        return fill(self.module, params)
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> MLP:
+        module, n_in, widths = copy.deepcopy(self.module), None, iter(sizes.values())
+        for name, layer in module._modules.items():
+            if isinstance(layer, nn.Linear):
+                n_out = next(widths, layer.out_features)
+                wider = nn.Linear(n_in or layer.in_features, n_out, bias=layer.bias is not None, device="meta")
+                module._modules[name], n_in = wider, n_out
+        return MLP.of(module.eval())
 
 
 @register("torch.nn.modules.container.Sequential")
 def canonicalize(model: nn.Sequential) -> Network:
     """The table of types of an MLP. Refuses, by name, layers that are neither linear nor elementwise."""
-    linear = [name for name, layer in model._modules.items() if isinstance(layer, nn.Linear)]
     for name, layer in model._modules.items():
         if not isinstance(layer, (nn.Linear, nn.Flatten, *ELEMENTWISE)):
             raise ValueError(
                 f"layer {name!r} is a {type(layer).__name__}: an MLP has linear, flatten and elementwise layers only"
             )
-    if len(linear) < 2:
-        raise ValueError(f"an MLP with {len(linear)} linear layers has no hidden units to relabel")
-    types, sites = {}, {}
-    for i, name in enumerate(linear):
-        layer = model.get_submodule(name)
-        writes = f"ff.{i}" if i < len(linear) - 1 else "_"
-        reads = f"ff.{i - 1}*" if i else "_"
-        types[f"{name}.weight"] = f"{writes} {reads}"
-        if layer.bias is not None:
-            types[f"{name}.bias"] = writes
-        if writes != "_":
-            sites[writes] = Site(Permutation, layer.out_features)
-    skeleton = copy.deepcopy(model).to("meta").eval()
-    layers = tuple(f"{name}: {layer}" for name, layer in model._modules.items())
-    params = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return Network(MLP(layers, Spec(types, sites), skeleton), params)
+    count = sum(isinstance(layer, nn.Linear) for layer in model)
+    if count < 2:
+        raise ValueError(f"an MLP with {count} linear layers has no hidden units to relabel")
+    return Network(MLP.of(skeleton(model)), {name: p.detach().clone() for name, p in model.named_parameters()})

@@ -1,0 +1,152 @@
+"""GPT-2 (transformers' ``GPT2LMHeadModel``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..spec import Params, Spec
+from .base import Architecture, Network, capture, fill, register, skeleton
+from .transformer import (
+    Affine,
+    block_types,
+    canonical_block,
+    centre,
+    head_activations,
+    head_width,
+    read,
+    sites,
+    stock_attention,
+)
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+
+@dataclass(frozen=True)
+class GPT2(Architecture):
+    """Equal if the configurations that decide the function are."""
+
+    data = "shakespeare"
+    config: dict
+    spec: Spec
+    module: GPT2LMHeadModel = field(compare=False, repr=False)  # a skeleton: shapes without storage
+
+    @classmethod
+    def of(cls, config: dict, d_head: int) -> GPT2:
+        """The table of types, and the stock module of this configuration."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        with torch.device("meta"):
+            module = skeleton(GPT2LMHeadModel(GPT2Config(**config)))
+        blocks = {str(i): (config["n_head"], d_head, config["n_inner"]) for i in range(config["n_layer"])}
+        types = {"wte": "_ r", "wpe": "_ r"}
+        for prefix in blocks:
+            types |= block_types(prefix)
+        types |= {"head.weight": "_ r*", "head.bias": "_"}
+        return cls(config, Spec(types, sites(config["n_embd"], blocks)), module)
+
+    @property
+    def d_head(self) -> int:
+        """Dimensions of a head in the stock module."""
+        return self.config["n_embd"] // self.config["n_head"]
+
+    def decode(self, params: Params) -> Params:
+        """The parameters of the stock module: norms with scale 1 and shift 0, weights as (in, out).
+
+        The last norm shifts by the all-ones vector, which no centred weight reads: there the unembedding, which has no
+        bias in GPT-2, keeps its own.
+        """
+        wte, bias = params["wte"], params["head.bias"]
+        one, zero = wte.new_ones(wte.shape[1]), wte.new_zeros(wte.shape[1])
+        found = {"transformer.wte.weight": wte, "transformer.wpe.weight": params["wpe"]}
+        for i in range(self.config["n_layer"]):
+            qkv, o = stock_attention(str(i), params, self.d_head)
+            block = {
+                "ln_1": Affine(one, zero),
+                "attn.c_attn": Affine(qkv.weight.T, qkv.bias),
+                "attn.c_proj": Affine(o.weight.T, o.bias),
+                "ln_2": Affine(one, zero),
+                "mlp.c_fc": Affine(params[f"{i}.fc.weight"].T, params[f"{i}.fc.bias"]),
+                "mlp.c_proj": Affine(params[f"{i}.proj.weight"].T, params[f"{i}.proj.bias"]),
+            }
+            for name, (weight, shift) in block.items():
+                found |= {f"transformer.h.{i}.{name}.weight": weight, f"transformer.h.{i}.{name}.bias": shift}
+        head = params["head.weight"] + bias.unsqueeze(1) / len(one)
+        return found | {"transformer.ln_f.weight": one, "transformer.ln_f.bias": one, "lm_head.weight": head}
+
+    def forward(self, params: Params, inputs: Tensor) -> Tensor:
+        return functional_call(self.module, self.decode(params), (inputs,), {"use_cache": False}).logits
+
+    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
+        blocks = self.module.transformer.h
+        with capture() as seen:
+            for i, block in enumerate(blocks):
+                seen.output(block, f"r.{i}")
+                seen.output(block.attn.c_attn, f"qkv.{i}")
+                seen.input(block.attn.c_proj, f"mixed.{i}")
+                seen.output(block.mlp.c_fc, f"ff.{i}")
+            self.forward(params, inputs)
+        found = {"r": torch.cat([seen[f"r.{i}"].flatten(0, -2) for i in range(len(blocks))])}
+        for i in range(len(blocks)):
+            found |= head_activations(str(i), seen[f"qkv.{i}"], seen[f"mixed.{i}"], self.spec.sites, self.d_head)
+            found[f"ff.{i}"] = seen[f"ff.{i}"].flatten(0, -2)
+        return found
+
+    def to_model(self, params: Params) -> nn.Module:
+        return fill(self.module, self.decode(params))
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> GPT2:
+        heads, hidden = ({sizes[f"{site}.{i}"] for i in range(self.config["n_layer"])} for site in ("heads", "ff"))
+        if len(heads) > 1 or len(hidden) > 1:
+            raise ValueError(
+                f"all blocks of a GPT-2 have as many heads and hidden units: {heads} heads, {hidden} units"
+            )
+        needed = sizes["qk.0"]
+        head_width(sizes["r"], *heads, needed)
+        return GPT2.of(self.config | {"n_embd": sizes["r"], "n_head": heads.pop(), "n_inner": hidden.pop()}, needed)
+
+
+@register("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel")
+def canonicalize(model: GPT2LMHeadModel) -> Network:
+    """Fold norms and biases, untie the head, fold attention scales into the queries; exact in float64."""
+    given, weights = model.config, {name: p.detach().double() for name, p in model.state_dict().items()}
+    if given.activation_function not in ACTIVATIONS:
+        raise ValueError(f"activation_function {given.activation_function!r} is not elementwise as far as we know")
+    if given.add_cross_attention:
+        raise ValueError("add_cross_attention: a GPT-2 that also reads an encoder has no canonical form here")
+    config = {
+        "vocab_size": given.vocab_size, "n_positions": given.n_positions, "n_embd": given.n_embd,
+        "n_layer": given.n_layer, "n_head": given.n_head, "n_inner": given.n_inner or 4 * given.n_embd,
+        "activation_function": given.activation_function, "layer_norm_epsilon": given.layer_norm_epsilon,
+        "attn_pdrop": 0.0, "bos_token_id": given.bos_token_id, "eos_token_id": given.eos_token_id,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+
+    def affine(name: str, transpose: bool = False) -> Affine:
+        weight = weights[f"{name}.weight"]
+        return Affine(weight.T if transpose else weight, weights.get(f"{name}.bias"))
+
+    params = {name: centre(weights[f"transformer.{name}.weight"], 1) for name in ("wte", "wpe")}
+    d_head = given.n_embd // given.n_head
+    for i in range(given.n_layer):
+        prefix = f"transformer.h.{i}"
+        norms = (affine(f"{prefix}.{name}") for name in ("ln_1", "ln_2"))
+        linear = (affine(f"{prefix}.{name}", True) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
+        (norm1, norm2), (qkv, o, fc, proj) = norms, linear
+        block = canonical_block(str(i), given.n_head, norm1, qkv, o, norm2, fc, proj)
+        scale = 1.0 if given.scale_attn_weights else d_head**0.5  # the stock module will divide by sqrt(d_head)
+        scale /= i + 1 if given.scale_attn_by_inverse_layer_idx else 1
+        params |= block | {name: block[name] * scale for name in (f"{i}.q.weight", f"{i}.q.bias")}
+    head = read(Affine(weights["lm_head.weight"]), affine("transformer.ln_f"))
+    params |= {"head.weight": head.weight, "head.bias": head.bias}
+    dtype = model.lm_head.weight.dtype
+    return Network(GPT2.of(config, d_head), {name: p.to(dtype).contiguous() for name, p in params.items()})
+
+
+ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")
