@@ -17,7 +17,12 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "pygments_lexer": "ipython3",
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -61,6 +66,11 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256("\0".join(cells).encode()).hexdigest()
 
 
+def is_executed(notebook: nbformat.NotebookNode) -> bool:
+    """Whether a notebook's outputs came from the code that it holds now."""
+    return notebook.metadata.get("lmc") == {"code": code_hash(notebook)}
+
+
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write a notebook in one step, so that an interruption cannot leave half of it."""
     partial = path.with_suffix(".partial")
@@ -89,14 +99,20 @@ def execute(path: Path) -> None:
             if "text/html" in output.get("data", {}):
                 output.data.pop(WIDGET, None)
     notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNEL, "language_info": LANGUAGE, "lmc": {"code": code_hash(notebook)}}
+        {
+            "kernelspec": KERNEL,
+            "language_info": LANGUAGE,
+            "lmc": {"code": code_hash(notebook)},
+        }
     )
     write(notebook, path)
 
 
 def repository_url(root: Path = ROOT) -> str:
     """Return the one value that says where the book lives."""
-    return yaml.safe_load(root.joinpath("_config.yml").read_text())["repository"]["url"]
+    return yaml.safe_load(root.joinpath("_config.yml").read_text())["repository"][
+        "url"
+    ]
 
 
 def move(url: str, root: Path = ROOT) -> list[Path]:
@@ -109,19 +125,35 @@ def move(url: str, root: Path = ROOT) -> list[Path]:
     """
     url = url.rstrip("/").removesuffix(".git")
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise ValueError(f"{url!r} is not a repository: make repository URL=https://github.com/owner/name")
-    old, new = (address.removeprefix("https://github.com/") for address in (repository_url(root), url))
+        raise ValueError(
+            f"{url!r} is not a repository: make repository URL=https://github.com/owner/name"
+        )
+    old, new = (
+        address.removeprefix("https://github.com/")
+        for address in (repository_url(root), url)
+    )
     # Written as github.com/owner/name, and as colab.research.google.com/github/owner/name
     address = re.compile(rf"(github(?:\.com)?/){re.escape(old)}(?![\w-])")
-    top = [root / name for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml")]
+    top = [
+        root / name
+        for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml")
+    ]
     changed = []
-    for path in [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/*.ipynb")), *top]:
+    for path in [
+        *sorted(root.glob("book/*.md")),
+        *sorted(root.glob("book/*.ipynb")),
+        *top,
+    ]:
         text = path.read_text(encoding="utf-8")
         if (moved := address.sub(rf"\g<1>{new}", text)) == text:
             continue
-        if path.suffix == ".ipynb":  # the address stands in code that does nothing here: the outputs stay true
-            before, after = (nbformat.reads(version, as_version=4) for version in (text, moved))
-            if before.metadata.get("lmc") == {"code": code_hash(before)}:
+        if (
+            path.suffix == ".ipynb"
+        ):  # the address stands in code that does nothing here: the outputs stay true
+            before, after = (
+                nbformat.reads(version, as_version=4) for version in (text, moved)
+            )
+            if is_executed(before):
                 after.metadata["lmc"] = {"code": code_hash(after)}
             write(after, path)
         else:
@@ -134,13 +166,21 @@ def main() -> None:
     """Run one of the commands; `make help` says what they are for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("refresh", help="drop what an earlier build left and is stale")
-    commands.add_parser("execute", help="run notebooks in place").add_argument("notebooks", nargs="+", type=Path)
-    commands.add_parser("repository", help="move the book's public address").add_argument("url")
+    commands.add_parser(
+        "refresh", help="drop what an earlier build left and is stale"
+    )
+    commands.add_parser("execute", help="run notebooks in place").add_argument(
+        "notebooks", nargs="+", type=Path
+    )
+    commands.add_parser(
+        "repository", help="move the book's public address"
+    ).add_argument("url")
     arguments = parser.parse_args()
     if arguments.command == "refresh":
         if "package" in refresh():
-            print("The package or its requirements are new here: every notebook is executed.")
+            print(
+                "The package or its requirements are new here: every notebook is executed."
+            )
     elif arguments.command == "execute":
         for path in arguments.notebooks:
             print(f"{path} ...", flush=True)
