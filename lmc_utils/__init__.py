@@ -1,5 +1,6 @@
 """Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
 
+from .checkpoints import load_model, save_model
 from .data import load_data
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore
@@ -8,16 +9,29 @@ from .networks import Network, assert_invariant, canonicalize, invariance_error
 from .paths import Curve, Plane, barrier, evaluate, interpolate, interpolate_plane, merge
 from .repair import repair
 from .spec import Alignment, Spec
-from .symmetry import Permutation, Symmetry
+from .symmetry import (
+    Invertible,
+    Orthogonal,
+    Permutation,
+    ScaledPermutation,
+    SemiPermutation,
+    StreamOrthogonal,
+    Symmetry,
+)
 from .train import train
 
 __all__ = [
     "Alignment",
     "Curve",
+    "Invertible",
     "Network",
+    "Orthogonal",
     "Permutation",
     "Plane",
+    "ScaledPermutation",
+    "SemiPermutation",
     "Spec",
+    "StreamOrthogonal",
     "Symmetry",
     "activation_matching",
     "assert_invariant",
@@ -32,9 +46,11 @@ __all__ = [
     "load_checkpoint",
     "load_data",
     "load_endpoint",
+    "load_model",
     "merge",
     "repair",
     "save_checkpoint",
+    "save_model",
     "train",
     "weight_matching",
 ]

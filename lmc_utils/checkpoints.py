@@ -46,7 +46,7 @@ def load_model(path: str | Path) -> nn.Module:
             import timm
             from safetensors.torch import load_file
 
-            model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **_arguments(config))
+            model = timm.create_model(config["architecture"], **_arguments(config))
             weights = load_file(path / "model.safetensors")
             model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         else:
@@ -57,8 +57,8 @@ def load_model(path: str | Path) -> nn.Module:
 
 
 def _arguments(config: dict) -> dict:
-    """The arguments a timm model was made with, as ``save_for_hf`` keeps them; the pooling stands beside them."""
-    return {"global_pool": config["global_pool"]} | config.get("model_args", {})
+    """The arguments a timm model was made with, as ``save_for_hf`` keeps them; some stand beside them."""
+    return {name: config[name] for name in ("num_classes", "global_pool")} | config.get("model_args", {})
 
 
 def save_model(network: Network, path: str | Path, like: str | Path) -> None:
