@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from ..spec import Params, Spec
-from .base import Architecture, Network, capture, fill, register, skeleton
+from .base import Network, register, skeleton
 from .transformer import (
     Affine,
+    Parts,
+    Transformer,
     block_types,
     canonical_block,
     centre,
-    head_activations,
-    head_width,
     read,
     sites,
     stock_attention,
@@ -28,14 +27,10 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 
-@dataclass(frozen=True)
-class GPT2(Architecture):
+class GPT2(Transformer):
     """Equal if the configurations that decide the function are."""
 
     data = "shakespeare"
-    config: dict
-    spec: Spec
-    module: GPT2LMHeadModel = field(compare=False, repr=False)  # a skeleton: shapes without storage
 
     @classmethod
     def of(cls, config: dict, d_head: int) -> GPT2:
@@ -83,33 +78,12 @@ class GPT2(Architecture):
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         return functional_call(self.module, self.decode(params), (inputs,), {"use_cache": False}).logits
 
-    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
-        blocks = self.module.transformer.h
-        with capture() as seen:
-            for i, block in enumerate(blocks):
-                seen.output(block, f"r.{i}")
-                seen.output(block.attn.c_attn, f"qkv.{i}")
-                seen.input(block.attn.c_proj, f"mixed.{i}")
-                seen.output(block.mlp.c_fc, f"ff.{i}")
-            self.forward(params, inputs)
-        found = {"r": torch.cat([seen[f"r.{i}"].flatten(0, -2) for i in range(len(blocks))])}
-        for i in range(len(blocks)):
-            found |= head_activations(str(i), seen[f"qkv.{i}"], seen[f"mixed.{i}"], self.spec.sites, self.d_head)
-            found[f"ff.{i}"] = seen[f"ff.{i}"].flatten(0, -2)
-        return found
-
-    def to_model(self, params: Params) -> nn.Module:
-        return fill(self.module, self.decode(params))
+    def parts(self) -> list[Parts]:
+        return [Parts(b, b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc) for b in self.module.transformer.h]
 
     def with_sizes(self, sizes: Mapping[str, int]) -> GPT2:
-        heads, hidden = ({sizes[f"{site}.{i}"] for i in range(self.config["n_layer"])} for site in ("heads", "ff"))
-        if len(heads) > 1 or len(hidden) > 1:
-            raise ValueError(
-                f"all blocks of a GPT-2 have as many heads and hidden units: {heads} heads, {hidden} units"
-            )
-        needed = sizes["qk.0"]
-        head_width(sizes["r"], *heads, needed)
-        return GPT2.of(self.config | {"n_embd": sizes["r"], "n_head": heads.pop(), "n_inner": hidden.pop()}, needed)
+        width, heads, hidden, needed = self.uniform(sizes)
+        return GPT2.of(self.config | {"n_embd": width, "n_head": heads, "n_inner": hidden}, needed)
 
 
 @register("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel")

@@ -14,15 +14,18 @@ What is left of a LayerNorm has scale 1 and shift 0, so the *stock* module runs 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..spec import Params, Site
+from ..spec import Params, Site, Spec
 from ..symmetry import Invertible, Permutation, StreamOrthogonal
+from .base import Architecture, capture, fill
 
 
 class Affine(NamedTuple):
@@ -116,18 +119,6 @@ def stock_attention(prefix: str, params: Params, d_head: int) -> tuple[Affine, A
     )
 
 
-def head_activations(
-    prefix: str, qkv: Tensor, mixed: Tensor, sites: Mapping[str, Site], d_head: int
-) -> dict[str, Tensor]:
-    """Queries and keys, and mixed values, of each head: (samples, heads, size)."""
-    n = sites[f"qk.{prefix}"].size
-    q, k, _ = (x.flatten(0, -2).unflatten(-1, (-1, d_head))[..., :n] for x in qkv.chunk(3, -1))
-    return {
-        f"qk.{prefix}": torch.cat([q, k]),
-        f"ov.{prefix}": mixed.flatten(0, -2).unflatten(-1, (-1, d_head))[..., :n],
-    }
-
-
 def head_width(width: int, heads: int, needed: int) -> int:
     """Dimensions of a head in a stock module of this width.
 
@@ -142,3 +133,84 @@ def head_width(width: int, heads: int, needed: int) -> int:
             f"{needed} are needed: choose a multiple of {heads}, at least {heads * needed}"
         )
     return width // heads
+
+
+class Parts(NamedTuple):
+    """Where to look into a block of a stock module while it runs."""
+
+    block: nn.Module  # its output is the residual stream
+    qkv: nn.Module  # its output are queries, keys and values
+    o: nn.Module  # its input are the mixed values
+    fc: nn.Module  # its output are the hidden units
+
+
+@dataclass(frozen=True)
+class Transformer(Architecture):
+    """What all transformers share. Equal if the configurations are.
+
+    Parameters
+    ----------
+    config
+        All that builds the stock module.
+    spec
+        The table of types.
+    module
+        The stock module as a skeleton: shapes without storage.
+    """
+
+    config: dict
+    spec: Spec
+    module: nn.Module = field(compare=False, repr=False)
+
+    @property
+    @abstractmethod
+    def d_head(self) -> int:
+        """Dimensions of a head in the stock module."""
+
+    @abstractmethod
+    def parts(self) -> list[Parts]:
+        """The blocks of the stock module."""
+
+    @abstractmethod
+    def decode(self, params: Params) -> Params:
+        """The parameters of the stock module: norms with scale 1, and zero for what was folded away."""
+
+    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
+        with capture() as seen:
+            for i, parts in enumerate(self.parts()):
+                seen.output(parts.block, f"r.{i}")
+                seen.output(parts.qkv, f"qkv.{i}")
+                seen.input(parts.o, f"mixed.{i}")
+                seen.output(parts.fc, f"ff.{i}")
+            self.forward(params, inputs)
+        count, n = len(self.parts()), self.spec.sites["qk.0"].size
+        found = {"r": torch.cat([seen[f"r.{i}"].flatten(0, -2) for i in range(count)])}
+        for i in range(count):
+            q, k, _ = (self._by_head(x)[..., :n] for x in seen[f"qkv.{i}"].chunk(3, -1))
+            found[f"qk.{i}"] = torch.cat([q, k])
+            found[f"ov.{i}"] = self._by_head(seen[f"mixed.{i}"])[..., :n]
+            found[f"ff.{i}"] = seen[f"ff.{i}"].flatten(0, -2)
+        return found
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(..., heads * d_head) as (samples, heads, d_head)."""
+        return x.flatten(0, -2).unflatten(-1, (-1, self.d_head))
+
+    def to_model(self, params: Params) -> nn.Module:
+        return fill(self.module, self.decode(params))
+
+    def uniform(self, sizes: Mapping[str, int]) -> tuple[int, int, int, int]:
+        """Width, heads, hidden units and needed dimensions of a head for a stock module of these sizes.
+
+        Raises
+        ------
+        ValueError
+            If blocks differ, or a stock module of this width has too narrow heads.
+        """
+        count = len(self.parts())
+        heads, hidden = ({sizes[f"{site}.{i}"] for i in range(count)} for site in ("heads", "ff"))
+        if len(heads) > 1 or len(hidden) > 1:
+            raise ValueError(f"all blocks have as many heads and hidden units: not {heads} heads, {hidden} units")
+        needed = sizes["qk.0"]
+        head_width(sizes["r"], *heads, needed)
+        return sizes["r"], heads.pop(), hidden.pop(), needed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..spec import Params, Spec
-from .base import Architecture, Network, capture, fill, register, skeleton
+from .base import Network, register, skeleton
 from .transformer import (
     Affine,
+    Parts,
+    Transformer,
     block_types,
     canonical_block,
     centre,
-    head_activations,
-    head_width,
     read,
     sites,
     stock_attention,
@@ -32,14 +31,10 @@ if TYPE_CHECKING:
 ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh)  # elementwise, as timm builds them: without arguments
 
 
-@dataclass(frozen=True)
-class ViT(Architecture):
+class ViT(Transformer):
     """Equal if the arguments that build the stock module are."""
 
     data = "fashion-mnist"
-    config: dict
-    spec: Spec
-    module: VisionTransformer = field(compare=False, repr=False)  # a skeleton: shapes without storage
 
     @classmethod
     def of(cls, config: dict, d_head: int) -> ViT:
@@ -94,32 +89,12 @@ class ViT(Architecture):
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         return functional_call(self.module, self.decode(params), (inputs,))
 
-    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
-        blocks = self.module.blocks
-        with capture() as seen:
-            for i, block in enumerate(blocks):
-                seen.output(block, f"r.{i}")
-                seen.output(block.attn.qkv, f"qkv.{i}")
-                seen.input(block.attn.proj, f"mixed.{i}")
-                seen.output(block.mlp.fc1, f"ff.{i}")
-            self.forward(params, inputs)
-        found = {"r": torch.cat([seen[f"r.{i}"].flatten(0, -2) for i in range(len(blocks))])}
-        for i in range(len(blocks)):
-            found |= head_activations(str(i), seen[f"qkv.{i}"], seen[f"mixed.{i}"], self.spec.sites, self.d_head)
-            found[f"ff.{i}"] = seen[f"ff.{i}"].flatten(0, -2)
-        return found
-
-    def to_model(self, params: Params) -> nn.Module:
-        return fill(self.module, self.decode(params))
+    def parts(self) -> list[Parts]:
+        return [Parts(b, b.attn.qkv, b.attn.proj, b.mlp.fc1) for b in self.module.blocks]
 
     def with_sizes(self, sizes: Mapping[str, int]) -> ViT:
-        heads, hidden = ({sizes[f"{site}.{i}"] for i in range(self.config["depth"])} for site in ("heads", "ff"))
-        if len(heads) > 1 or len(hidden) > 1:
-            raise ValueError(f"all blocks of a ViT have as many heads and hidden units: {heads} heads, {hidden} units")
-        width, needed = sizes["r"], sizes["qk.0"]
-        head_width(width, *heads, needed)
-        wider = {"embed_dim": width, "num_heads": heads.pop(), "hidden": hidden.pop()}
-        return ViT.of(self.config | wider, needed)
+        width, heads, hidden, needed = self.uniform(sizes)
+        return ViT.of(self.config | {"embed_dim": width, "num_heads": heads, "hidden": hidden}, needed)
 
 
 @register("timm.models.vision_transformer.VisionTransformer")
