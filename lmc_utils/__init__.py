@@ -4,9 +4,20 @@ from .checkpoints import load_model, save_model
 from .data import load_data
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore
-from .matching import activation_matching, weight_matching
+from .matching import activation_matching, learned_matching, weight_matching
 from .networks import Network, assert_invariant, canonicalize, invariance_error
-from .paths import Curve, Plane, barrier, evaluate, interpolate, interpolate_plane, merge
+from .paths import (
+    Barriers,
+    Curve,
+    Plane,
+    barrier,
+    barriers,
+    evaluate,
+    interpolate,
+    interpolate_plane,
+    merge,
+    merge_circuits,
+)
 from .repair import repair
 from .spec import Alignment, Spec
 from .symmetry import (
@@ -15,6 +26,7 @@ from .symmetry import (
     Permutation,
     ScaledPermutation,
     SemiPermutation,
+    SoftPermutation,
     StreamOrthogonal,
     Symmetry,
 )
@@ -22,6 +34,7 @@ from .train import train
 
 __all__ = [
     "Alignment",
+    "Barriers",
     "Curve",
     "Invertible",
     "Network",
@@ -30,24 +43,28 @@ __all__ = [
     "Plane",
     "ScaledPermutation",
     "SemiPermutation",
+    "SoftPermutation",
     "Spec",
     "StreamOrthogonal",
     "Symmetry",
     "activation_matching",
     "assert_invariant",
     "barrier",
+    "barriers",
     "canonicalize",
     "evaluate",
     "explore",
     "interpolate",
     "interpolate_plane",
     "invariance_error",
+    "learned_matching",
     "list_endpoints",
     "load_checkpoint",
     "load_data",
     "load_endpoint",
     "load_model",
     "merge",
+    "merge_circuits",
     "repair",
     "save_checkpoint",
     "save_model",

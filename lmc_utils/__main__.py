@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 
 from .checkpoints import load_pair, save_model
 from .data import load_data
-from .endpoints import BUILDERS, save_checkpoint
+from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
 from .matching import weight_matching
 from .paths import evaluate, interpolate, merge
 from .symmetry import LEVELS
@@ -26,13 +28,15 @@ def main(argv: list[str] | None = None) -> None:
     defaults = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     command = commands.add_parser("train", help="make an end point", **defaults)
     command.add_argument("architecture", choices=list(BUILDERS))
+    command.add_argument("--preset", choices=list(PRESETS), help="which recipe; default: the architecture's own")
     command.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
-    command.add_argument("--data", default="fashion-mnist", help="a shipped data set, a hub name or a local folder")
-    command.add_argument("--hidden", type=int, nargs="+", default=[256, 256, 256], help="units of each hidden layer")
-    command.add_argument("--epochs", type=int, default=8)
-    command.add_argument("--batch-size", type=int, default=128)
-    command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of AdamW")
-    command.add_argument("--weight-decay", type=float, default=0.0)
+    command.add_argument("--data", help="a shipped data set, a hub name or a local folder; default: the preset's")
+    command.add_argument("--config", type=json.loads, default={}, help="changes of the preset's network, as JSON")
+    command.add_argument("--recipe", type=json.loads, default={}, help="changes of lmc.train's arguments, as JSON")
+    for name, kind in (("epochs", float), ("batch-size", int), ("lr", float), ("weight-decay", float)):
+        command.add_argument(f"--{name}", type=kind, help="instead of the preset's")
+    command.add_argument("--hidden", type=int, nargs="+", help="units of each hidden layer of an mlp")
+    command.add_argument("--half", action="store_true", help="store float16, if the loss does not move by over 1e-3")
     command.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder to write to")
     command.set_defaults(run=train_endpoint)
     command = commands.add_parser("align", help="align two saved models by their weights and merge them", **defaults)
@@ -55,22 +59,44 @@ def main(argv: list[str] | None = None) -> None:
 
 def train_endpoint(args: argparse.Namespace) -> None:
     """Train one end point and write it; a run that was interrupted goes on where it stopped."""
-    data = load_data(args.data)
-    config = {"widths": [data.train.inputs[0].numel(), *args.hidden, len(data.classes)]}
+    from accelerate import PartialState
+
+    name = args.preset or args.architecture
+    preset = PRESETS[name]
+    if preset.architecture != args.architecture:
+        raise ValueError(f"preset {name!r} is for {preset.architecture!r}, not for {args.architecture!r}")
+    flags = {key: getattr(args, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
+    recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
+    data = load_data(args.data or preset.data, context=preset.context)
+    config = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
+    config = shaped(preset.architecture, config, data)
     torch.manual_seed(args.seed)
     model = BUILDERS[args.architecture](**config)
-    path = args.out / f"{args.architecture}-seed{args.seed}.safetensors"
+    path = args.out / f"{name}-seed{args.seed}.safetensors"
     unfinished = path.with_suffix(".unfinished")
-    recipe = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "weight_decay": args.weight_decay}
-    model = train(model, data.train, **recipe, seed=args.seed, checkpoint=unfinished)
+    batches = data.train if preset.samples is None else data.train.take(preset.samples)
+    augment = augmentation(preset.augment, data) if preset.augment else None
+    model = train(
+        model, batches, **recipe, augment=augment, validation=data.validation, seed=args.seed, checkpoint=unfinished
+    )
+    if not PartialState().is_main_process:
+        return
     results = {
-        f"{split}_{name}": round(value, 5)
-        for split, batches in (("train", data.train), ("test", data.test))
-        for name, value in zip(("loss", "accuracy"), evaluate(model, batches), strict=False)
+        f"{split}_{what}": round(value, 5)
+        for split, part in (("train", batches), ("validation", data.validation), ("test", data.test))
+        if part is not None
+        for what, value in zip(("loss", "accuracy"), evaluate(model, part), strict=False)
     }
-    save_checkpoint(path, model, args.architecture, config, seed=args.seed, data=args.data, recipe=recipe, **results)
+    if args.half:
+        stored = copy.deepcopy(model).half()
+        moved = abs(evaluate(copy.deepcopy(stored).float(), data.test).loss - results["test_loss"])
+        if moved > 1e-3:
+            raise ValueError(f"float16 moves the test loss by {moved:.1e}: store float32 ({unfinished} is complete)")
+        model = stored
+    save_checkpoint(path, model, args.architecture, config, preset=name, seed=args.seed, data=data.name, recipe=recipe,
+                    samples=len(batches.inputs), augment=preset.augment, **results)  # fmt: skip
     unfinished.unlink()
-    print(f"{path}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in results.items()))
+    print(f"{path}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in results.items()))
 
 
 def align(args: argparse.Namespace) -> None:

@@ -87,7 +87,19 @@ class Batches:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """A data set in its splits: ``classes`` names the classes of images, ``tokenizer`` made the tokens of text."""
+    """A data set in its splits.
+
+    Parameters
+    ----------
+    name, train, test, validation
+        What it is called, and its minibatches; not every set has data for validation.
+    classes
+        The names of the classes of images.
+    tokenizer
+        What made the tokens of text.
+    scale
+        Mean and standard deviation of each channel, shapes (C, 1, 1), by which images were standardised.
+    """
 
     name: str
     train: Batches
@@ -95,6 +107,7 @@ class Data:
     validation: Batches | None = None
     classes: tuple[str, ...] = ()
     tokenizer: Tokenizer | None = None
+    scale: tuple[Tensor, Tensor] | None = None
 
     def __repr__(self) -> str:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -136,7 +149,7 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
     """
     if context < 1:
         raise ValueError(f"context must be at least 1 token, not {context}")
-    splits, classes, tokenizer = _shipped(name) if name in SHIPPED else _prepare(name, _hub(name))
+    splits, classes, tokenizer, scale = _shipped(name) if name in SHIPPED else _prepare(name, _hub(name))
     batches: dict[str, Batches] = {}
     for split, (inputs, targets) in splits.items():
         if tokenizer:
@@ -145,7 +158,7 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
                 raise ValueError(f"split {split!r} of {name!r} has {tokens} tokens: too few for context={context}")
             inputs, targets = (tokens[: windows * context].view(windows, context) for tokens in (inputs, targets))
         batches[split] = Batches(inputs, targets, batch_size, classes)
-    return Data(name, batches["train"], batches["test"], batches.get("validation"), classes, tokenizer)
+    return Data(name, batches["train"], batches["test"], batches.get("validation"), classes, tokenizer, scale)
 
 
 def verify(path: Path) -> Path:
@@ -176,8 +189,8 @@ def checksums() -> dict[str, str]:
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
-# Inputs and targets of each split (of text: one long row of tokens each), names of the classes, tokenizer.
-Prepared = tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...], Tokenizer | None]
+# Inputs and targets of each split (of text: one long row of tokens each), and the other fields of Data.
+Prepared = tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...], Tokenizer | None, tuple[Tensor, Tensor] | None]
 
 
 @lru_cache
@@ -203,6 +216,8 @@ def _hub(name: str) -> Mapping[str, datasets.Dataset]:
         else:
             problem = f"{name!r} is neither shipped nor a folder here, and the Hugging Face hub does not give it"
         raise ValueError(f"{problem} ({error}). Without a network there are {', '.join(SHIPPED)}") from error
+    if "test" not in splits and "valid" in splits:  # Tiny ImageNet's test labels were never published
+        splits["test"] = splits["valid"]
     if missing := {"train", "test"} - set(splits):
         raise ValueError(f"{name!r} has no split {' or '.join(sorted(missing))}, only {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
@@ -238,9 +253,10 @@ def _images(name: str, splits: Mapping[str, datasets.Dataset], image: str, label
     if len(shapes := {tuple(inputs.shape[1:]) for inputs, _ in tensors.values()}) > 1:
         raise ValueError(f"the splits of {name!r} hold images of different shapes: {sorted(shapes)}")
     std, mean = torch.std_mean(tensors["train"][0], dim=(0, 2, 3), keepdim=True)
+    std = std.clamp_min(1e-6)  # a channel that never changes becomes zero
     for inputs, _ in tensors.values():
-        inputs.sub_(mean).div_(std.clamp_min(1e-6))  # a channel that never changes becomes zero
-    return tensors, tuple(splits["train"].features[label].names), None
+        inputs.sub_(mean).div_(std)
+    return tensors, tuple(splits["train"].features[label].names), None, (mean[0], std[0])
 
 
 def _pixels(name: str, picture: object) -> np.ndarray:
@@ -258,4 +274,4 @@ def _texts(splits: Mapping[str, datasets.Dataset], text: str) -> Prepared:
         encodings = tokenizer.encode_batch_fast([row for row in rows[text] if row])
         tokens = torch.from_numpy(np.concatenate([[], *(encoding.ids for encoding in encodings)]).astype(np.int64))
         tensors[split] = tokens[:-1], tokens[1:]
-    return tensors, (), tokenizer
+    return tensors, (), tokenizer, None

@@ -5,19 +5,140 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from .data import ASSETS, verify
+from .data import ASSETS, Data, verify
+from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
+from .networks.vit import vit
 from .train import save_atomically
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vit": vit, "gpt2": gpt2}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How an end point is made.
+
+    Parameters
+    ----------
+    architecture, config
+        What :data:`BUILDERS` calls it, and its arguments, but for those that the data decide.
+    recipe
+        Arguments of :func:`lmc_utils.train`.
+    data
+        What ships, or a name on the hub.
+    context, samples
+        Tokens in a sample of text; how many samples of the training split to use (None: all).
+    augment
+        Which of :data:`AUGMENT` changes the images at each step.
+    """
+
+    architecture: str
+    config: dict
+    recipe: dict
+    data: str
+    context: int = 128
+    samples: int | None = None
+    augment: str | None = None
+
+
+VIT = {"patch_size": 7, "embed_dim": 64, "depth": 2, "num_heads": 4, "class_token": False, "global_pool": "avg"}
+VIT_RECIPE = {"epochs": 4, "batch_size": 128, "lr": 3e-3, "weight_decay": 0.05, "betas": (0.9, 0.98), "warmup": 0.05,
+              "clip": 1.0}  # fmt: skip
+GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_inner": 512, "n_positions": 128, "attn_pdrop": 0.0,
+        "activation_function": "gelu_pytorch_tanh", "tie_word_embeddings": False, "bos_token_id": 0,
+        "eos_token_id": 0}  # fmt: skip
+GPT2_RECIPE = {"batch_size": 16, "lr": 1.5e-3, "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}
+
+PRESETS: dict[str, Preset] = {
+    "mlp": Preset("mlp", {"hidden": [256, 256, 256]}, {"epochs": 8, "batch_size": 128, "lr": 1e-3}, "fashion-mnist"),
+    "vit": Preset("vit", VIT, VIT_RECIPE, "fashion-mnist", augment="flip"),
+    "vit-token": Preset(
+        "vit", VIT | {"class_token": True, "global_pool": "token"}, VIT_RECIPE, "fashion-mnist", augment="flip"
+    ),
+    "vit-overfit": Preset("vit", VIT, VIT_RECIPE | {"epochs": 20}, "fashion-mnist"),
+    "gpt2": Preset("gpt2", GPT2, GPT2_RECIPE | {"epochs": 4}, "shakespeare"),
+}
+
+# The paper's own (arXiv 2506.22712, Table 3 and appendix B), for those who have GPUs and a network. Where it says
+# "warm-up" without a number, 5 % of the steps are taken, which it gives for BookCorpus.
+PAPER_VIT = {"global_pool": "token", "num_heads": 8}
+CIFAR = {"epochs": 150, "batch_size": 128, "lr": 3e-4, "weight_decay": 1e-3}
+PAPER_GPT2 = GPT2 | {"n_layer": 6, "activation_function": "gelu_new", "attn_pdrop": 0.1, "tie_word_embeddings": True}
+PRESETS |= {
+    f"paper-{name}": Preset(
+        "vit",
+        PAPER_VIT | {"patch_size": 4, "embed_dim": 256, "depth": 6, "mlp_ratio": 2.0},
+        CIFAR,
+        f"uoft-cs/{name}",
+        augment="crop and jitter",
+    )
+    for name in ("cifar10", "cifar100")
+}
+PRESETS |= {
+    "paper-tiny-imagenet": Preset(
+        "vit",
+        PAPER_VIT | {"patch_size": 8, "embed_dim": 384, "depth": 8, "mlp_ratio": 2.0},
+        CIFAR | {"weight_decay": 0.05, "warmup": 0.05},
+        "zh-plus/tiny-imagenet",
+        augment="crop and policy",
+    ),
+    "paper-tiny-shakespeare": Preset(
+        "gpt2",
+        PAPER_GPT2 | {"n_embd": 256, "n_head": 4, "n_inner": 1024, "n_positions": 256},
+        {"epochs": 100, "batch_size": 32, "lr": 3e-4, "weight_decay": 0.01, "warmup": 0.05, "patience": 5},
+        "Trelis/tiny-shakespeare",
+        context=256,
+    ),
+    "paper-bookcorpus": Preset(
+        "gpt2",
+        PAPER_GPT2 | {"n_embd": 512, "n_head": 8, "n_inner": 2048, "n_positions": 512},
+        {"epochs": 5, "batch_size": 64, "lr": 2.5e-4, "weight_decay": 0.01, "warmup": 0.05},
+        "bookcorpus/bookcorpus",
+        context=512,
+    ),
+}
+
+
+def shaped(architecture: str, config: dict, data: Data) -> dict:
+    """The configuration of a network for these data: with its input size and its number of classes."""
+    if architecture == "gpt2":
+        if data.tokenizer is None:
+            raise ValueError(f"a GPT-2 reads text, but {data.name!r} holds images")
+        return config | {"vocab_size": data.tokenizer.get_vocab_size()}
+    if data.tokenizer is not None:
+        raise ValueError(f"{architecture!r} reads images, but {data.name!r} holds text")
+    channels, height, width = data.train.inputs.shape[1:]
+    if architecture == "mlp":
+        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]}
+    return config | {"img_size": [height, width], "in_chans": channels, "num_classes": len(data.classes)}
+
+
+def augmentation(name: str, data: Data) -> Callable[[Tensor], Tensor]:
+    """A random change of one standardised image of these data."""
+    from torchvision.transforms import v2
+
+    size = data.train.inputs.shape[-1]
+    mean, std = data.scale
+    known = {
+        "flip": [v2.RandomHorizontalFlip()],
+        "crop": [v2.RandomCrop(size, padding=2), v2.RandomHorizontalFlip()],
+        "crop and jitter": [
+            v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
+        ],
+        "crop and policy": [
+            v2.RandomResizedCrop(size, scale=(0.8, 1.0), ratio=(0.9, 1.1)), v2.RandomHorizontalFlip(), v2.AutoAugment()
+        ],
+    }  # fmt: skip
+    return v2.Compose([lambda x: (x * std + mean).clamp(0, 1), *known[name], lambda x: (x - mean) / std])
 
 
 class Checkpoint(NamedTuple):
@@ -89,6 +210,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path.name} says architecture {metadata.get('architecture')!r}; known are {list(BUILDERS)}")
     with torch.device("meta"):
         model = BUILDERS[metadata["architecture"]](**metadata["config"])
+    tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}  # stored small
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(model.requires_grad_(False).eval(), metadata)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +16,15 @@ from .networks.base import Network, check_same_architecture
 from .progress import progress
 from .spec import Params
 from .style import style
+from .symmetry import StreamOrthogonal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .data import Data
+
 Batch = tuple[Tensor, Tensor]
+Merge = Callable[[Network, Network, float], Network]
 EXAMPLES = 512  # as many test samples' answers are kept along a path, for the figures
 
 
@@ -37,6 +42,40 @@ def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
     return Network(a.architecture, {name: torch.lerp(p, b.params[name], lam) for name, p in a.params.items()})
 
 
+def merge_circuits(a: Network, b: Network, lam: float = 0.5) -> Network:
+    """The network between a and b whose *circuits* are the averages of theirs: products inside heads, not factors.
+
+    Attention sees the spaces inside a head only through the products QK and OV. Averaging these instead of their
+    factors (as the code of arXiv 2506.22712 does) makes the bases inside heads irrelevant, and it leaves the
+    architecture: the average of two products of rank n has rank 2 n. So the heads of the result have twice the
+    width: the factors of both networks side by side, no product multiplied out. For the stock module the residual
+    stream is twice as wide, too. All other parameters are averaged as by :func:`merge`.
+
+    Raises
+    ------
+    ValueError
+        If ``lam`` is outside [0, 1], the architectures differ, or they have no heads.
+    """
+    average = merge(a, b, lam)
+    spec, params = average.spec, dict(average.params)
+    inner = [name for name, site in spec.sites.items() if site.within]
+    if not inner:
+        raise ValueError(f"networks without heads have no circuits; the sites are {list(spec.sites)}")
+    for site in inner:
+        for name, axis, _, _ in spec.touching(site):
+            params[name] = torch.cat([(1 - lam) ** 0.5 * a.params[name], lam**0.5 * b.params[name]], axis)
+    wide = spec.resize({site: 2 * spec.sites[site].size for site in inner})
+    streams = {name: site.size for name, site in spec.sites.items() if site.symmetry is StreamOrthogonal}
+    twice = {name: StreamOrthogonal(torch.eye(n).repeat_interleave(2, 0)) for name, n in streams.items()}
+    widen = replace(wide.identity(), maps=wide.identity().maps | twice)
+    return Network(a.architecture.resize(widen.target.sizes), widen.act(params, twice))
+
+
+def logits_of(output: Any) -> Tensor:
+    """What a network answered: the logits themselves, or an object that has them, as those of transformers do."""
+    return getattr(output, "logits", output)
+
+
 class Evaluation(NamedTuple):
     """What :func:`evaluate` returns."""
 
@@ -52,7 +91,7 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
     Parameters
     ----------
     network
-        Anything that maps inputs to logits of shape (..., classes).
+        Anything that maps inputs to logits of shape (..., classes), or to an object with ``.logits``.
     batches
         ``(inputs, targets)``; targets int64 of the shape of the logits without its last axis.
     keep
@@ -74,7 +113,7 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
     """
     loss, correct, count, kept = 0.0, 0, 0, []
     for inputs, targets in batches:
-        logits = network(inputs)
+        logits = logits_of(network(inputs))
         targets = targets.to(logits.device)
         loss += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum").item()
         correct += (logits.argmax(-1) == targets).sum().item()
@@ -85,6 +124,24 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
     if count == 0:
         raise ValueError("no batch to evaluate on: the data are empty")
     return Evaluation(loss / count, correct / count, torch.cat(kept) if kept else torch.empty(0))
+
+
+def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
+    """The mean cross entropy after one temperature, the best for these targets, has divided the logits; in nats.
+
+    What is left of a loss when being too sure, or not sure enough, costs nothing (arXiv 1706.04599).
+
+    Parameters
+    ----------
+    logits, targets
+        Shapes (samples, classes) and (samples,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(logits / math.exp(log_temperature), targets).item()
+
+    return minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-3}).fun
 
 
 @dataclass(frozen=True)
@@ -121,17 +178,25 @@ class Curve:
         Shape (points,), fractions.
     examples
         The answers to a few samples, for the figures; None for networks that do not classify whole inputs.
+    ends
+        Losses of the end points as they were, shape (2,), nats, where a map that is no symmetry changed them; None if
+        they are those of the path's ends.
+    calibrated
+        The loss at each lambda with one temperature fitted there, shape (points,), nats; None if not asked for.
     """
 
     lambdas: Tensor
     loss: Tensor
     accuracy: Tensor
     examples: Examples | None = None
+    ends: Tensor | None = None
+    calibrated: Tensor | None = None
 
     @property
     def baseline(self) -> Tensor:
         """The straight line between the two end-point losses, in nats."""
-        return torch.lerp(self.loss[0], self.loss[-1], self.lambdas)
+        first, last = self.loss[[0, -1]] if self.ends is None else self.ends
+        return torch.lerp(first, last, self.lambdas)
 
     @property
     def excess(self) -> Tensor:
@@ -152,6 +217,13 @@ class Curve:
     def accuracy_barrier(self) -> float:
         """The largest drop of the accuracy below the straight line between the end points', a fraction."""
         return (torch.lerp(self.accuracy[0], self.accuracy[-1], self.lambdas) - self.accuracy).max().item()
+
+    @property
+    def calibrated_barrier(self) -> float:
+        """The barrier of the calibrated loss, in nats; raises ValueError if it was not asked for."""
+        if self.calibrated is None:
+            raise ValueError("no calibrated loss on this curve: ask for it with interpolate(..., calibrate=True)")
+        return (self.calibrated - torch.lerp(self.calibrated[0], self.calibrated[-1], self.lambdas)).max().item()
 
     def plot(self, axes: Sequence[Axes] | None = None, label: str = "path") -> Sequence[Axes]:
         """Draw loss and accuracy over lambda: the static twin of the interactive figure.
@@ -217,7 +289,9 @@ def interpolate(
     batches: Iterable[Batch],
     *,
     points: int = 25,
-    merge: Callable[[Network, Network, float], Network] = merge,
+    merge: Merge = merge,
+    ends: tuple[Network, Network] | None = None,
+    calibrate: bool = False,
 ) -> Curve:
     """Loss and accuracy on the straight line from a to b.
 
@@ -231,6 +305,10 @@ def interpolate(
         Size of the grid of lambdas, both ends included.
     merge
         What stands at each lambda strictly inside; the plain average, or e.g. :func:`lmc_utils.repair` with its data.
+    ends
+        The original end points, whose losses the base line joins, if b was moved by a map that is no symmetry.
+    calibrate
+        Also fit one temperature at each lambda. Keeps all logits of one network at a time in memory.
 
     Raises
     ------
@@ -243,8 +321,67 @@ def interpolate(
     lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
     inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
     path = progress(chain([a], inside, [b]), total=points, desc="path")
-    loss, accuracy, logits = zip(*(evaluate(network, batches, keep=EXAMPLES) for network in path), strict=True)
-    return Curve(lambdas, _vector(loss), _vector(accuracy), _examples(batches, torch.stack(logits)))
+    targets = torch.cat([y.flatten() for _, y in batches]) if calibrate else None
+    loss, accuracy, kept, calibrated = [], [], [], []
+    for network in path:
+        found = evaluate(network, batches, keep=len(targets) if calibrate else EXAMPLES)
+        loss.append(found.loss)
+        accuracy.append(found.accuracy)
+        kept.append(found.logits[:EXAMPLES].clone())
+        if calibrate:
+            calibrated.append(calibrated_loss(found.logits.flatten(0, -2), targets))
+    return Curve(
+        lambdas,
+        _vector(loss),
+        _vector(accuracy),
+        _examples(batches, torch.stack(kept)),
+        None if ends is None else _vector(evaluate(network, batches).loss for network in ends),
+        _vector(calibrated) if calibrate else None,
+    )
+
+
+class Barriers(NamedTuple):
+    """Four measures of one barrier, and a fifth where there are validation data; what :func:`barriers` returns."""
+
+    test: float
+    accuracy: float
+    calibrated: float
+    train: float
+    validation: float | None
+
+
+def barriers(a: Network, b: Network, data: Data, *, points: int = 25, merge: Merge = merge) -> Barriers:
+    """The barrier between two networks, measured so that overfit end points cannot hide it.
+
+    The test loss of overfit end points can be worse than that of the networks between them, whose averaged logits are
+    less sure: then its barrier is zero for a reason that has nothing to do with the landscape.
+
+    Parameters
+    ----------
+    a, b
+        Networks of one architecture, b aligned already.
+    data
+        Its training split is what the barrier on training data is measured on: pass a part of it if it is large.
+    points, merge
+        As for :func:`interpolate`.
+
+    Returns
+    -------
+    test : float
+        The paper's barrier, nats.
+    accuracy : float
+        The largest drop of the test accuracy below the straight line, a fraction.
+    calibrated : float
+        The barrier of the test loss with one temperature fitted to each network on the path, nats.
+    train, validation : float
+        The barrier of the loss on the other splits, nats; None where there is no such split.
+    """
+    test = interpolate(a, b, data.test, points=points, merge=merge, calibrate=True)
+    others = (
+        None if s is None else interpolate(a, b, s, points=points, merge=merge).barrier
+        for s in (data.train, data.validation)
+    )
+    return Barriers(test.barrier, test.accuracy_barrier, test.calibrated_barrier, *others)
 
 
 def _vector(values: Iterable[float]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
+def progress(iterable: Iterable | None = None, disable: bool = False, **options: Any) -> tqdm:
     """A tqdm bar. (In notebooks tqdm itself overlooks ``TQDM_DISABLE``, and bars would stand in committed outputs.)"""
-    return tqdm(iterable, delay=2, disable=os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **options)
+    silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(iterable, delay=2, disable=disable or silent, **options)

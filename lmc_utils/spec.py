@@ -8,7 +8,7 @@ That one rule is the whole framework: everything above this file works from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -216,12 +216,13 @@ class Alignment:
     maps
         The element of each site.
     history
-        What the method that found the alignment recorded: for weight matching the score after each sweep.
+        What the method that found the alignment recorded: weight matching the score after each sweep, learned
+        matching a :class:`lmc_utils.train.History`.
     """
 
     spec: Spec
     maps: Mapping[str, Symmetry]
-    history: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    history: Any = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if set(self.maps) != set(self.spec.sites):
@@ -240,10 +241,11 @@ class Alignment:
         """The table of the moved network: the same, but where rectangular maps widen a site."""
         return self.spec.resize({name: element.shape[0] for name, element in self.maps.items()})
 
-    def act(self, params: Mapping[str, Tensor]) -> Params:
-        """The moved parameters; the ones passed in are not changed."""
+    def act(self, params: Mapping[str, Tensor], sites: Collection[str] | None = None) -> Params:
+        """The moved parameters; the ones passed in are not changed. With ``sites``, only these maps act."""
         moved = dict(params)
-        for site in sorted(self.maps, key=lambda name: self.spec.sites[name].within is None):  # inside heads first
+        chosen = self.maps if sites is None else sites
+        for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is None):  # inside heads first
             moved |= act_on_site(self.spec, site, self.maps[site], moved)
         return moved
 
@@ -309,7 +311,7 @@ def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
     """First h, then g, as an element of the larger of their classes."""
     if type(g) is type(h):
         return g @ h
-    larger = max((g, h), key=lambda element: (LEVELS.index(element.level), isinstance(element, SemiPermutation)))
+    larger = max((g, h), key=lambda element: (LEVELS.index(element.level), not isinstance(element, Permutation)))
     return type(larger)._of(g.matrix() @ h.matrix())
 
 

@@ -100,6 +100,19 @@ class Symmetry(ABC):
         """The element nearest to ``matrix`` in the Frobenius norm."""
 
     @classmethod
+    def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """The free tensor at which learning starts: it stands for the identity."""
+        return torch.eye(n, dtype=torch.float64).expand(*batch, n, n).clone()
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, latent: Tensor) -> Symmetry:
+        """The map that a latent stands for, differentiable in it (arXiv 2506.22712, Algorithm 1).
+
+        Its matrix is one of this class; the object may be of another, whose matrices need not be checked at each step.
+        """
+
+    @classmethod
     def contains(cls, matrix: Tensor, atol: float = 1e-8) -> tuple[bool, str]:
         """Whether ``matrix`` (..., M, N) belongs to the class, and if not, why not."""
         if matrix.ndim < 2 or matrix.shape[-2] < matrix.shape[-1]:
@@ -250,6 +263,14 @@ class Permutation(Symmetry):
         return cls.solve(matrix)
 
     @classmethod
+    def learn(cls, latent: Tensor) -> SoftPermutation:
+        """The nearest permutation, whose gradient goes straight through to the latent (arXiv 2209.04836, section 3.3).
+
+        Nothing moves before another assignment overtakes the present one: from the identity about ``0.5 / lr`` steps.
+        """
+        return SoftPermutation(cls.project(latent).matrix().to(latent) + latent - latent.detach())
+
+    @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:
         if matrix.shape[-1] != matrix.shape[-2]:
             return f"not square: shape {tuple(matrix.shape)}"
@@ -275,6 +296,68 @@ class _Matrix(Symmetry):
         return cls(matrix)
 
 
+class SoftPermutation(_Matrix):
+    """A doubly stochastic matrix: units are mixed, and the function is *not* the same afterwards.
+
+    A relaxation of :class:`Permutation`, easier to learn (arXiv 2506.22712, appendix D). It belongs to no type table:
+    the network that it maps answers differently, so barriers are measured against the network before the map.
+    """
+
+    level = "permutation"
+    smaller = Permutation
+
+    def dual(self) -> Tensor:
+        return self.values
+
+    @classmethod
+    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+        if m not in (None, n):
+            raise ValueError(f"a doubly stochastic matrix is square: it cannot map {n} units to {m}")
+        return cls(sinkhorn(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)))
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        """A linear score is largest at a corner of the polytope, which is a permutation."""
+        return cls(Permutation.solve(cost).matrix())
+
+    @classmethod
+    def project(cls, matrix: Tensor) -> Self:
+        """The nearest in relative entropy, not in the Frobenius norm: rows and columns are normalised in turn."""
+        return cls(sinkhorn(matrix.double().clamp_min(1e-300).log()))
+
+    @classmethod
+    def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """The identity, but for a hundredth that is spread over each row, so that every entry has a gradient."""
+        return torch.log(0.99 * super().latent(n, batch) + 0.01 / n)
+
+    @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        return cls(sinkhorn(latent))
+
+    @classmethod
+    def _violation(cls, matrix: Tensor, atol: float) -> str:
+        if matrix.shape[-1] != matrix.shape[-2]:
+            return f"not square: shape {tuple(matrix.shape)}"
+        if (matrix < -atol).any():
+            return "an entry is negative"
+        error = max((matrix.sum(axis) - 1).abs().max() for axis in (-1, -2))
+        return f"a row or a column sums to one only up to {error:.2g}" if error > atol else ""
+
+
+def sinkhorn(logits: Tensor, iterations: int = 200, atol: float = 1e-9) -> Tensor:
+    """The doubly stochastic matrix that ``exp(logits)`` becomes when rows and columns are normalised in turn.
+
+    In the log domain, so that no entry under- or overflows; stops when the rows sum to one up to ``atol``.
+    """
+    atol = max(atol, 4 * torch.finfo(logits.dtype).eps)
+    for _ in range(iterations):
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+        logits = logits - logits.logsumexp(-2, keepdim=True)
+        if (logits.detach().logsumexp(-1).exp() - 1).abs().max() < atol:
+            break
+    return logits.exp()
+
+
 class ScaledPermutation(_Matrix):
     """A relabelling and a positive scale for each unit: a matrix with one positive entry in each row and column.
 
@@ -287,7 +370,8 @@ class ScaledPermutation(_Matrix):
     compact = False
 
     def dual(self) -> Tensor:
-        return torch.where(self.values > 0, 1 / self.values, 0.0)
+        positive = self.values > 0
+        return torch.where(positive, 1 / torch.where(positive, self.values, 1.0), 0.0)  # twice: no gradient is NaN
 
     @classmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
@@ -298,6 +382,15 @@ class ScaledPermutation(_Matrix):
     @classmethod
     def solve(cls, cost: Tensor) -> Self:
         return cls(Permutation.solve(cost).matrix())
+
+    @classmethod
+    def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """The logarithms of the scales, (..., n): the relabelling stays as it is while they are learned."""
+        return torch.zeros(*batch, n, dtype=torch.float64)
+
+    @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        return cls(torch.diag_embed(latent.exp()))
 
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
@@ -369,6 +462,12 @@ class SemiPermutation(_Matrix):
         return cls(_to_simplex(matrix, support))
 
     @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        """The nearest element; the gradient of its shares goes straight through to the latent."""
+        nearest = cls.project(latent.detach()).matrix().to(latent)
+        return cls(nearest + (latent - latent.detach()) * (nearest > 0))
+
+    @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:
         if (matrix < 0).any():
             return "an entry is negative"
@@ -412,6 +511,10 @@ class Orthogonal(_Matrix):
         return cls.solve(matrix)
 
     @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        return cls(polar(latent))
+
+    @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:
         error = (matrix.mT @ matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype)).abs().max()
         return f"T^T T differs from the identity by {error:.2g}" if error > atol else ""
@@ -436,6 +539,10 @@ class StreamOrthogonal(Orthogonal):
     def solve(cls, cost: Tensor) -> Self:
         """Procrustes on the complement of the all-ones vector; exact also where the cost says nothing about it."""
         return cls(fix_ones(_check(cost).double()))
+
+    @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        return cls(fix_ones(latent))
 
     @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:
@@ -490,6 +597,10 @@ class Invertible(_Matrix):
                 (S[..., -1:] >= smallest).unsqueeze(-1), matrix.double(), (U * S.maximum(smallest).unsqueeze(-2)) @ Vh
             )
         )
+
+    @classmethod
+    def learn(cls, latent: Tensor) -> Self:
+        return cls(latent)
 
     @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:

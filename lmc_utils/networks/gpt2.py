@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ from .transformer import (
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
+
+
+def gpt2(**config: Any) -> GPT2LMHeadModel:
+    """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(**config))
 
 
 class GPT2(Transformer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 
 ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh)  # elementwise, as timm builds them: without arguments
+
+
+def vit(**config: Any) -> VisionTransformer:
+    """timm's Vision Transformer with freshly drawn weights; the arguments are its own."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(**config)
 
 
 class ViT(Transformer):

@@ -1,0 +1,119 @@
+"""What closes the barrier between Vision Transformers: end points and matchings, varied one at a time.
+
+    python benchmarks/vit_study.py run --data FOLDER --out WORK     # every case not yet in WORK; hours on two cores
+    python benchmarks/vit_study.py table --out WORK                 # lmc_utils/assets/results/vit-study.csv
+
+``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --full FOLDER``). Each case has three seeds,
+so three pairs. Barriers are measured on the shipped 2,000 test images and on 4,000 of the shipped training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+import lmc_utils as lmc
+from lmc_utils.data import ASSETS
+from lmc_utils.endpoints import BUILDERS, PRESETS, augmentation, shaped
+
+SEEDS = (0, 1, 2)
+END_POINTS = {  # name: preset, changes of its network, changes of its recipe, augmentation
+    "class token": ("vit-token", {}, {}, "flip"),
+    "pooling": ("vit", {}, {}, "flip"),
+    "pooling, dropout .1": ("vit", {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1}, {}, "flip"),
+    "pooling, EMA .998": ("vit", {}, {"average": 0.998}, "flip"),
+    "pooling, crops": ("vit", {}, {}, "crop"),
+    "pooling, width 96": ("vit", {"embed_dim": 96}, {}, "flip"),
+    "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
+    "pooling, 10 epochs": ("vit", {}, {"epochs": 10}, "flip"),
+    "pooling, ReLU": ("vit", {"act_layer": "relu"}, {}, "flip"),
+    "pooling, overfit": ("vit-overfit", {}, {}, None),
+}
+LONG = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
+MATCHINGS = {  # name: end points, arguments of learned_matching
+    **{name: (name, {"steps": 600}) for name in END_POINTS},
+    "class token, long matching": ("class token", LONG),
+    "pooling, 2000 steps": ("pooling", {"steps": 2000}),
+    "pooling, ensemble as target": ("pooling", {"steps": 600, "target": "ensemble"}),
+    "pooling, long matching": ("pooling", LONG),
+    "pooling, width 128, long matching": ("pooling, width 128", LONG),
+}
+
+
+def end_points(name: str, folder: Path, out: Path) -> list[lmc.Network]:
+    """The trained networks of one case, in canonical form; trained if they are not in ``out`` yet."""
+    preset, config, recipe, augment = END_POINTS[name]
+    preset = PRESETS[preset]
+    data = lmc.load_data(preset.data if name.endswith("overfit") else str(folder))
+    config = shaped(preset.architecture, preset.config | config, data)
+    networks = []
+    for seed in SEEDS:
+        path = out / f"{name}-seed{seed}.safetensors"
+        if not path.exists():
+            torch.manual_seed(seed)
+            start, change = BUILDERS[preset.architecture](**config), augmentation(augment, data) if augment else None
+            model = lmc.train(start, data.train, **preset.recipe | recipe, augment=change, seed=seed,
+                              checkpoint=path.with_suffix(".unfinished"))  # fmt: skip
+            lmc.save_checkpoint(path, model, preset.architecture, config, seed=seed)
+        networks.append(lmc.canonicalize(lmc.load_checkpoint(path).model))
+    return networks
+
+
+def study(name: str, folder: Path, out: Path) -> list[dict]:
+    """One row for each pair of one case."""
+    source, arguments = MATCHINGS[name]
+    networks = end_points(source, folder, out)
+    data = lmc.load_data("fashion-mnist")
+    part = replace(data, train=data.train.take(4000))
+    quality = [lmc.evaluate(network, batches) for network in networks for batches in (data.test, part.train)]
+    rows = []
+    for i, j in combinations(range(len(SEEDS)), 2):
+        a, b = networks[i], networks[j]
+        g = lmc.weight_matching(a, b)
+        start = time.process_time()
+        h = lmc.learned_matching(a, b, data.train, init=g, **arguments)
+        seconds = time.process_time() - start
+        for method, other in (("vanilla", b), ("weight", g(b)), ("learned", h(b))):
+            row = {"case": name, "pair": f"{SEEDS[i]}-{SEEDS[j]}", "method": method}
+            row |= lmc.barriers(a, other, part)._asdict()
+            del row["validation"]
+            row["seconds"] = seconds if method == "learned" else 0
+            row |= {f"end_{key}": (getattr(quality[2 * i + k], v) + getattr(quality[2 * j + k], v)) / 2
+                    for key, k, v in (("accuracy", 0, "accuracy"), ("test", 0, "loss"), ("train", 1, "loss"))}  # fmt: skip
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--data", type=Path, help="a folder with all of Fashion-MNIST")
+    parser.add_argument("--out", type=Path, required=True, help="where networks and finished cases are kept")
+    parser.add_argument("--cases", nargs="+", choices=list(MATCHINGS), default=list(MATCHINGS))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.what == "run":
+        for name in args.cases:
+            path = args.out / f"{name}.json"
+            if not path.exists():
+                path.write_text(json.dumps(study(name, args.data, args.out)))
+    else:
+        rows = [row for name in MATCHINGS for row in json.loads((args.out / f"{name}.json").read_text())]
+        path = ASSETS / "results" / "vit-study.csv"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+
+
+if __name__ == "__main__":
+    main()

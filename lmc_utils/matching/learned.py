@@ -1,0 +1,205 @@
+"""Learned matching: move one network by gradient descent on the loss of the average (arXiv 2506.22712, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..data import Batches
+from ..networks.base import Network, check_same_architecture
+from ..paths import Batch, Merge, evaluate, merge
+from ..spec import Alignment, Spec
+from ..symmetry import Permutation, SoftPermutation
+from ..train import fit
+from .weight import balance, weight_matching
+
+TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images at most 64, whose activations are larger
+
+
+class _Movable(nn.Module):
+    """A network, and for each of some sites the free tensor that decides how it is moved."""
+
+    def __init__(self, network: Network, spec: Spec, sites: Collection[str]) -> None:
+        super().__init__()
+        self.network, self.spec, self.sites = network, spec, sites
+        self.latents = nn.ParameterList(
+            spec.sites[name].symmetry.latent(spec.sites[name].size, spec.batch(name)).to(network.reference)
+            for name in sites
+        )
+
+    def alignment(self) -> Alignment:
+        learned = {n: self.spec.sites[n].symmetry.learn(z) for n, z in zip(self.sites, self.latents, strict=True)}
+        return replace(self.spec.identity(), maps=self.spec.identity().maps | learned)
+
+    def forward(self) -> Network:
+        """The moved network, differentiable in the latents."""
+        return replace(self.network, params=self.alignment().act(self.network.params, self.sites))
+
+    @torch.no_grad()
+    def found(self) -> Alignment:
+        """What was learned, every map exactly in its class."""
+        maps = self.alignment().maps
+        return Alignment(self.spec, {n: self.spec.sites[n].symmetry.project(maps[n].matrix().cpu()) for n in maps})
+
+
+class _Matching(nn.Module):
+    """The loss of the average of two networks, as a function of how they are moved."""
+
+    def __init__(
+        self, a: _Movable, b: _Movable, merge: Merge, sample: Callable[[], float], teachers: tuple[Network, ...]
+    ) -> None:
+        super().__init__()
+        self.a, self.b, self.merge, self.sample, self.teachers = a, b, merge, sample, teachers
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of a batch, nats, at a position drawn at random."""
+        logits = self.merge(self.a(), self.b(), self.sample())(inputs)
+        if not self.teachers:
+            return cross_entropy(logits.flatten(0, -2), targets.flatten())
+        with torch.no_grad():
+            answers = torch.stack([teacher(inputs).softmax(-1) for teacher in self.teachers]).mean(0)
+        return cross_entropy(logits.flatten(0, -2), answers.flatten(0, -2))
+
+
+def learned_matching(
+    a: Network,
+    b: Network,
+    batches: Iterable[Batch],
+    *,
+    init: Alignment | None = None,
+    allow: str = "invertible",
+    sites: Collection[str] | None = None,
+    steps: int = 300,
+    lr: float = 2e-2,
+    batch_size: int | None = None,
+    warmup: float = 0.1,
+    lambdas: tuple[float, float] | Callable[[], float] = (0.4, 0.6),
+    target: str = "labels",
+    merge: Merge = merge,
+    dual: bool = False,
+    soft: bool = False,
+    validation: Iterable[Batch] | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+) -> Alignment:
+    """The symmetry g for which averages of a and g(b) have the least loss, found by gradient descent.
+
+    Each site has a latent, which its class turns into a map: a polar factor on the residual stream, free matrices
+    inside heads, an assignment with straight-through gradients where only relabelling is allowed. At each step the
+    weights of b are moved and averaged with those of a once, the stock module runs the average, and Adam moves the
+    latents. b is moved by ``init`` first, so that latents start at the identity.
+
+    Parameters
+    ----------
+    a, b
+        Networks of one architecture.
+    batches
+        Training data, ``(inputs, targets)``.
+    init
+        Where to start; by default what :func:`weight_matching` finds.
+    allow
+        ``"permutation"`` everywhere; also ``"orthogonal"`` maps where they are symmetries; or all, ``"invertible"``.
+    sites
+        What to learn; the other sites stay as ``init`` has them. Default: every site with continuous maps, or all
+        sites if there is none. (Beside continuous maps, permutations cost time and do not change:
+        arXiv 2506.22712, Fig. 5.)
+    steps, lr, batch_size, warmup
+        Steps of Adam; its highest learning rate; samples in a step (default: 64, or as many texts as make 1,024
+        tokens); the part of the steps in which the rate rises, before it falls along half a cosine. (Without
+        warm-up the first step moves every latent by ``lr`` and undoes the start.)
+    lambdas
+        Where on the line the loss is taken: uniformly in this interval, or what a function returns (torch's global
+        random numbers are seeded for it).
+    target
+        ``"labels"``, or ``"ensemble"``: the mean of what a and b answer, at two more passes a step.
+    merge
+        How to average; :func:`lmc_utils.merge_circuits` averages the products inside heads, as the paper's code does.
+    dual
+        Move both networks. What is returned moves b alone, to the same effect: ``g_a^-1 g_b``.
+    soft
+        Doubly stochastic maps instead of permutations. **The result is no symmetry**: ``g(b)`` is another function
+        than b. Measure barriers against the original network: ``interpolate(..., ends=(a, b))``.
+    validation, patience
+        Data held out: the alignment whose midpoint has the least loss on them is kept; and after how many of the ten
+        evaluations without a better one to stop.
+    seed
+        Decides the order of the data and the positions.
+    checkpoint
+        A safetensors file to write ten times on the way, and to go on from if it exists.
+
+    Returns
+    -------
+    Alignment
+        With a :class:`lmc_utils.train.History` in ``history``.
+
+    Raises
+    ------
+    ValueError
+        If the architectures differ, an argument is not one of those named above, ``lambdas`` leave [0, 1], there is
+        no batch, the loss is not finite (``lr`` is too high), or the checkpoint is corrupt or of another run.
+    """
+    from accelerate import Accelerator
+
+    check_same_architecture(a, b if init is None else init(b))
+    if target not in ("labels", "ensemble"):
+        raise ValueError(f"target must be 'labels' or 'ensemble', not {target!r}")
+    if dual and soft:
+        raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
+    start = weight_matching(a, b, allow=allow) if init is None else init
+    spec = a.spec.restrict(allow)
+    if soft:  # heads stay whole: what lies inside them could not follow a mixture
+        mixed = {n for n, s in spec.sites.items() if s.symmetry is Permutation and not (spec.inside(n) or s.within)}
+        spec = replace(spec, sites={n: s._replace(symmetry=SoftPermutation) if n in mixed else s
+                                    for n, s in spec.sites.items()})  # fmt: skip
+    if sites is None:
+        sites = [name for name, site in spec.sites.items() if site.symmetry is not Permutation] or list(spec.sites)
+    elif unknown := set(sites) - set(spec.sites):
+        raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
+    device = Accelerator().device
+    basis = balance(a, allow)  # in balanced coordinates all directions inside a head are equally steep
+    one, two = (basis(network).to(device) for network in (a, start(b)))
+    teachers = (a.to(device), b.to(device)) if target == "ensemble" else ()
+    matching = _Matching(
+        _Movable(one, spec, sites if dual else ()), _Movable(two, spec, sites), merge, _sampler(lambdas), teachers
+    )
+
+    @torch.no_grad()
+    def midpoint(matching: _Matching) -> float:
+        return evaluate(merge(matching.a(), matching.b(), 0.5), validation).loss
+
+    if batch_size is None and isinstance(batches, Batches):
+        batch_size = max(1, min(64, TOKENS // batches.targets[0].numel()))
+    history = fit(
+        matching,
+        batches,
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        betas=(0.9, 0.99),
+        warmup=warmup,
+        validate=None if validation is None else midpoint,
+        patience=patience,
+        seed=seed,
+        checkpoint=checkpoint,
+        run={"allow": allow, "sites": list(sites), "target": target, "dual": dual, "soft": soft},
+        desc="learned matching",
+    )
+    found = matching.b.found()
+    if dual:
+        found = matching.a.found().inverse() @ found
+    return replace(basis.inverse() @ found @ basis @ start, history=history)
+
+
+def _sampler(lambdas: tuple[float, float] | Callable[[], float]) -> Callable[[], float]:
+    if callable(lambdas):
+        return lambdas
+    low, high = lambdas
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"lambdas must be an interval inside [0, 1], not {lambdas}")
+    return lambda: low + (high - low) * torch.rand(()).item()
