@@ -174,7 +174,17 @@ def test_the_spec_prints_as_the_table_of_types():
         assert line in table
 
 
-PLANTED = ["gpt2", "gpt2 untied", "gpt2 scaled by layer", "gpt2 narrow", "vit", "vit pooling", "vit class token apart"]
+PLANTED = [
+    "gpt2",
+    "gpt2 untied",
+    "gpt2 scaled by layer",
+    "gpt2 one head",
+    "gpt2 narrow",
+    "vit",
+    "vit pooling",
+    "vit class token apart",
+    "vit one head",
+]
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -192,6 +202,30 @@ def test_a_planted_symmetry_is_found(name, allow, method):
         else:
             found = lmc.activation_matching(network, moved, batches, allow=allow)
         assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
+
+
+@pytest.mark.parametrize("name", ["gpt2 one head", "vit one head"])
+@torch.no_grad()
+def test_a_planted_symmetry_of_heads_as_wide_as_the_stream_is_found_in_single_precision(name):
+    network = lmc.canonicalize(MODELS[name]().float())
+    moved = network.spec.sample(0)(network)
+    found = lmc.weight_matching(network, moved)
+    assert all(error(p, network.params[key]) < 1e-4 for key, p in found(moved).params.items())
+
+
+@torch.no_grad()
+def test_heads_that_nothing_writes_or_reads_do_not_hide_a_planted_symmetry():
+    model = gpt2()
+    first, second = (block.attn for block in model.transformer.h)
+    first.c_proj.weight[:8] = 0  # nothing reads the values of this head
+    second.c_attn.weight[:, 24:32] = 0  # this one's queries meet no keys
+    network = lmc.canonicalize(model)
+    assert (network.params["0.v.weight"][0] == 0).all()
+    assert (network.params["1.q.weight"][0] == 0).all()
+    assert error(network(inputs(model)), logits(model, inputs(model))) < 1e-10
+    moved = network.spec.sample(0)(network)
+    found = lmc.weight_matching(network, moved)
+    assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
 
 
 @pytest.mark.parametrize(

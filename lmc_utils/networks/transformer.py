@@ -7,7 +7,8 @@ A block is rewritten, exactly, so that its symmetries are plain (arXiv 2506.2271
   the all-ones vector never matters (all maps of the stream fix that vector, see :class:`StreamOrthogonal`);
 - key biases drop out (softmax ignores what all keys share), value biases move into the output bias (the rows of
   attention sum to one);
-- heads are an axis of their own: queries, keys, values are (heads, d_head, d), outputs (heads, d_head, d).
+- heads are an axis of their own: queries, keys, values are (heads, d_head, d), outputs (heads, d_head, d);
+- inside a head nothing is written that is not read, nor read that is not written (see :func:`meet`).
 
 What is left of a LayerNorm has scale 1 and shift 0, so the *stock* module runs every canonical network.
 """
@@ -48,6 +49,22 @@ def read(linear: Affine, norm: Affine) -> Affine:
     return Affine(centre(linear.weight * norm.weight, 1), bias)
 
 
+def meet(writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor]:
+    """Writers and readers (heads, d_head, ...) of the spaces inside heads without what the other side never sees.
+
+    Only their product matters, and it stays. In a head as wide as the stream some direction always is unseen, because
+    centred weights have a lower rank; what lies there would be left to chance when networks are compared.
+    """
+    writers = project(writers, readers)
+    return writers, project(readers, writers)
+
+
+def project(x: Tensor, onto: Tensor) -> Tensor:
+    """The columns of ``x`` (..., n, a) projected on the range of ``onto`` (..., n, b)."""
+    onto = torch.linalg.qr(onto.mT, mode="r").R.mT  # of the same range, and as small as it can be
+    return onto @ (torch.linalg.pinv(onto, rtol=1e-12) @ x)
+
+
 def canonical_block(
     prefix: str, heads: int, norm1: Affine, qkv: Affine, o: Affine, norm2: Affine, fc: Affine, proj: Affine
 ) -> Params:
@@ -55,13 +72,15 @@ def canonical_block(
     q, k, v = (Affine(*parts) for parts in zip(*(x.chunk(3) for x in read(qkv, norm1)), strict=True))
     fc = read(fc, norm2)
     output = o.weight @ v.bias + (0 if o.bias is None else o.bias)
-    split = {name: x.weight.unflatten(0, (heads, -1)) for name, x in {"q": q, "k": k, "v": v}.items()}
+    queries, outputs = torch.cat([q.weight, q.bias.unsqueeze(1)], 1), centre(o.weight.T, 1)
+    queries, keys, values, outputs = (x.unflatten(0, (heads, -1)) for x in (queries, k.weight, v.weight, outputs))
+    (queries, keys), (values, outputs) = meet(queries, keys), meet(values, outputs)
     return {
-        f"{prefix}.q.weight": split["q"],
-        f"{prefix}.q.bias": q.bias.unflatten(0, (heads, -1)),
-        f"{prefix}.k.weight": split["k"],
-        f"{prefix}.v.weight": split["v"],
-        f"{prefix}.o.weight": centre(o.weight.T, 1).unflatten(0, (heads, -1)),
+        f"{prefix}.q.weight": queries[..., :-1],
+        f"{prefix}.q.bias": queries[..., -1],
+        f"{prefix}.k.weight": keys,
+        f"{prefix}.v.weight": values,
+        f"{prefix}.o.weight": outputs,
         f"{prefix}.o.bias": centre(output, 0),
         f"{prefix}.fc.weight": fc.weight,
         f"{prefix}.fc.bias": fc.bias,
