@@ -44,7 +44,8 @@ class GPT2(Transformer):
         for prefix in blocks:
             types |= block_types(prefix)
         types |= {"head.weight": "_ r*", "head.bias": "_"}
-        return cls(config, Spec(types, sites(config["n_embd"], blocks)), module)
+        homogeneous = config["activation_function"] == "relu"
+        return cls(config, Spec(types, sites(config["n_embd"], blocks, homogeneous)), module)
 
     @property
     def d_head(self) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..spec import Params, Site, Spec
-from ..symmetry import Invertible, Permutation, StreamOrthogonal
+from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
 from .base import Architecture, capture, fill
 
 
@@ -106,14 +106,18 @@ def block_types(prefix: str) -> dict[str, str]:
     }
 
 
-def sites(width: int, blocks: Mapping[str, tuple[int, int, int]]) -> dict[str, Site]:
-    """The sites of a transformer: per block (heads, d_head, hidden units)."""
+def sites(width: int, blocks: Mapping[str, tuple[int, int, int]], homogeneous: bool) -> dict[str, Site]:
+    """The sites of a transformer: per block (heads, d_head, hidden units).
+
+    Where the non-linearity is positively homogeneous (ReLU), hidden units may also be scaled and split.
+    """
+    units = ScaledPermutation if homogeneous else Permutation
     found = {"r": Site(StreamOrthogonal, width)}
     for prefix, (heads, d_head, hidden) in blocks.items():
         found[f"heads.{prefix}"] = Site(Permutation, heads, splits=True)
         found[f"qk.{prefix}"] = Site(Invertible, d_head, within=f"heads.{prefix}")
         found[f"ov.{prefix}"] = Site(Invertible, d_head, within=f"heads.{prefix}")
-        found[f"ff.{prefix}"] = Site(Permutation, hidden)
+        found[f"ff.{prefix}"] = Site(units, hidden, splits=homogeneous)
     return found
 
 

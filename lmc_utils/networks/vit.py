@@ -53,7 +53,8 @@ class ViT(Transformer):
         for prefix in blocks:
             types |= block_types(prefix)
         types |= {"head.weight": "_ r*", "head.bias": "_"}
-        return cls(config, Spec(types, sites(config["embed_dim"], blocks)), skeleton(built))
+        homogeneous = config["act_layer"] is nn.ReLU
+        return cls(config, Spec(types, sites(config["embed_dim"], blocks, homogeneous)), skeleton(built))
 
     @property
     def d_head(self) -> int:
