@@ -48,6 +48,11 @@ class GPT2(Transformer):
         return cls(config, Spec(types, sites(config["n_embd"], blocks, homogeneous)), module)
 
     @property
+    def reads(self) -> tuple[int, int]:
+        """Size of the vocabulary and longest context."""
+        return self.config["vocab_size"], self.config["n_positions"]
+
+    @property
     def d_head(self) -> int:
         """Dimensions of a head in the stock module."""
         return self.config["n_embd"] // self.config["n_head"]
