@@ -3,8 +3,9 @@
     python benchmarks/vit_study.py run --data FOLDER --out WORK     # every case not yet in WORK; hours on two cores
     python benchmarks/vit_study.py table --out WORK                 # lmc_utils/assets/results/vit-study.csv
 
-``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --full FOLDER``). Each case has three seeds,
-so three pairs. Barriers are measured on the shipped 2,000 test images and on 4,000 of the shipped training images.
+``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --full FOLDER``). Each case has three
+seeds, so three pairs. Barriers are measured on the shipped 2,000 test images and on 4,000 of the shipped training
+images.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def study(name: str, folder: Path, out: Path) -> list[dict]:
             row |= lmc.barriers(a, other, part)._asdict()
             del row["validation"]
             row["seconds"] = seconds if method == "learned" else 0
-            row |= {f"end_{key}": (getattr(quality[2 * i + k], v) + getattr(quality[2 * j + k], v)) / 2
-                    for key, k, v in (("accuracy", 0, "accuracy"), ("test", 0, "loss"), ("train", 1, "loss"))}  # fmt: skip
+            for key, k, value in (("accuracy", 0, "accuracy"), ("test", 0, "loss"), ("train", 1, "loss")):
+                row[f"end_{key}"] = sum(getattr(quality[2 * n + k], value) for n in (i, j)) / 2
             rows.append(row)
             print(row, flush=True)
     return rows

@@ -9,11 +9,19 @@ import sys
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
+<<<<<<< HEAD
 from .checkpoints import load_pair, save_model
 from .data import load_data
 from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
+=======
+from .checkpoints import load_pair, load_tokenizer, save_model
+from .data import ASSETS, TOKENIZER, Data, load_data, verify
+from .endpoints import BUILDERS, save_checkpoint
+>>>>>>> issue3
 from .matching import weight_matching
+from .networks.base import Architecture
 from .paths import evaluate, interpolate, merge
 from .symmetry import LEVELS
 from .train import train
@@ -105,7 +113,7 @@ def align(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{args.out} exists: choose another folder, nothing was written")
     a, b = load_pair(args.a, args.b)
     merge(a, b, args.lam)  # a wrong lambda is told before the work, not after it
-    data = load_data(args.data or a.architecture.data, batch_size=50)
+    data = data_for(a.architecture, args.data, args.a, args.b)
     g = weight_matching(a, b, allow=args.allow)
     print(f"weight matching: {len(g.history) - 1} sweeps, score {g.history[0]:.1f} -> {g.history[-1]:.1f}")
     merged = merge(a, g(b), args.lam)
@@ -115,6 +123,26 @@ def align(args: argparse.Namespace) -> None:
         print(f"barrier {name} alignment on {data.name}: {curve.barrier:.4f} nats at {curve.barrier_at:.2f} ({ends})")
     save_model(merged, args.out, like=args.a)
     print(f"{args.out}: the model at lambda = {args.lam:g}, loss {evaluate(merged, data.test).loss:.4f} nats")
+
+
+def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Data:
+    """The data for the barrier, text in the tokens and windows that models of this architecture read.
+
+    Raises
+    ------
+    ValueError
+        If the tokens are not those of the models' vocabulary.
+    """
+    name, windows = name or architecture.data, {}
+    if architecture.reads:
+        vocabulary, positions = architecture.reads
+        own = next(filter(None, map(load_tokenizer, folders)), None)
+        size = (own or Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))).get_vocab_size()
+        if size > vocabulary or (own is None and size != vocabulary):
+            whose = "their tokenizer.json" if own else "the shipped tokenizer (there is no tokenizer.json beside them)"
+            raise ValueError(f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {size}")
+        windows = {"context": min(128, positions), "tokenizer": own}
+    return load_data(name, batch_size=50, **windows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 
 from .networks.base import Network, canonicalize
@@ -103,6 +104,26 @@ def save_model(network: Network, path: str | Path, like: str | Path) -> None:
 
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer | None:
+    """The tokenizer that a model's folder holds as ``tokenizer.json``, if it does.
+
+    Raises
+    ------
+    ValueError
+        If the file is no tokenizer.
+    """
+    path = Path(path) / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no subclass
+        raise ValueError(f"{path} is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()  # the file may ask for it, but a text is cut into windows, not cut off
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def load_pair(first: str | Path, second: str | Path) -> tuple[Network, Network]:

@@ -116,7 +116,7 @@ class Data:
         return "\n".join([f"Data({self.name!r}, {what})", *lines])
 
 
-def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
+def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer: Tokenizer | None = None) -> Data:
     """Load a data set by name.
 
     Parameters
@@ -126,11 +126,13 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
         ship with the package and need no network; what they are is in ``assets/README.md``. Any other name is a folder
         or a set of the Hugging Face hub, such as ``"uoft-cs/cifar10"``, in the splits ``train``, ``test`` and, if it is
         there, ``validation``. Its columns are found by their type: an image and a class label (the first of several),
-        or a text, to which the tokenizer of the shipped plays is applied.
+        or a text.
     batch_size
         Samples in a minibatch.
     context
         Tokens in a sample of text; images ignore it.
+    tokenizer
+        What turns text into tokens, by default the tokenizer of the shipped plays; images ignore it.
 
     Returns
     -------
@@ -149,7 +151,14 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128) -> Data:
     """
     if context < 1:
         raise ValueError(f"context must be at least 1 token, not {context}")
+<<<<<<< HEAD
     splits, classes, tokenizer, scale = _shipped(name) if name in SHIPPED else _prepare(name, _hub(name))
+=======
+    if name in SHIPPED and tokenizer is None:
+        splits, classes, tokenizer = _shipped(name)
+    else:
+        splits, classes, tokenizer = _prepare(name, _read(name) if name in SHIPPED else _hub(name), tokenizer)
+>>>>>>> issue3
     batches: dict[str, Batches] = {}
     for split, (inputs, targets) in splits.items():
         if tokenizer:
@@ -195,6 +204,10 @@ Prepared = tuple[dict[str, tuple[Tensor, Tensor]], tuple[str, ...], Tokenizer | 
 
 @lru_cache
 def _shipped(name: str) -> Prepared:
+    return _prepare(name, _read(name))
+
+
+def _read(name: str) -> Mapping[str, datasets.Dataset]:
     splits = {}
     for split in SHIPPED[name]:
         path = verify(ASSETS / f"{name}-{split}.parquet")
@@ -202,7 +215,7 @@ def _shipped(name: str) -> Prepared:
             splits[split] = datasets.Dataset(parquet.read_table(path))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path.name} in {ASSETS} is not a readable Parquet file: {error}. {REPAIR}") from error
-    return _prepare(name, splits)
+    return splits
 
 
 def _hub(name: str) -> Mapping[str, datasets.Dataset]:
@@ -223,7 +236,7 @@ def _hub(name: str) -> Mapping[str, datasets.Dataset]:
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
 
 
-def _prepare(name: str, splits: Mapping[str, datasets.Dataset]) -> Prepared:
+def _prepare(name: str, splits: Mapping[str, datasets.Dataset], tokenizer: Tokenizer | None = None) -> Prepared:
     features = splits["train"].features
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -232,7 +245,7 @@ def _prepare(name: str, splits: Mapping[str, datasets.Dataset]) -> Prepared:
     if images and labels:
         return _images(name, splits, images[0], labels[0])
     if len(texts) == 1:
-        return _texts(splits, texts[0])
+        return _texts(splits, texts[0], tokenizer or Tokenizer.from_file(str(verify(ASSETS / TOKENIZER))))
     raise ValueError(
         f"{name!r} needs an image and a class label, or one column of text (if there are several, called 'text'); "
         f"it has {', '.join(f'{column}: {feature}' for column, feature in features.items())}"
@@ -267,8 +280,7 @@ def _pixels(name: str, picture: object) -> np.ndarray:
     return np.asarray(picture.convert("L" if grey else "RGB")).reshape(picture.height, picture.width, -1)
 
 
-def _texts(splits: Mapping[str, datasets.Dataset], text: str) -> Prepared:
-    tokenizer = Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))
+def _texts(splits: Mapping[str, datasets.Dataset], text: str, tokenizer: Tokenizer) -> Prepared:
     tensors = {}
     for split, rows in splits.items():
         encodings = tokenizer.encode_batch_fast([row for row in rows[text] if row])

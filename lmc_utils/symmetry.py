@@ -617,25 +617,24 @@ class Invertible(_Matrix):
     def balance(cls, writers: Tensor, readers: Tensor) -> Self:
         """``T`` with ``T G T^T = T^-T H T^-1``: the square root of the geometric mean of ``G^-1`` and ``H``.
 
-        Directions that nothing writes or reads are lifted by a relative 1e-12, or ``T`` would have to be infinite
-        there: only in a head at least as wide as the stream, for which a planted map is not recovered.
+        The mean is ``P = H^1/2 (H^1/2 G H^1/2)^-1/2 H^1/2``, which inverts nothing that is not both written and read.
+        Directions that lack either carry no function, and no weights in a canonical network; ``T`` must not be
+        singular there, so ``P`` is completed by the projection on the kernel of ``P G``: ``P G P = H`` stays true.
         """
-        G, H = (_lift(x.double()) for x in (writers, readers))
-        root, inverse_root = _power(G, 0.5), _power(G, -0.5)
-        mean = inverse_root @ _power(root @ H @ root, 0.5) @ inverse_root
-        return cls(_power(mean, 0.5))
-
-
-def _lift(gram: Tensor) -> Tensor:
-    n = gram.shape[-1]
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    return gram + (1e-12 * trace / n).clamp_min(1e-30) * torch.eye(n, dtype=gram.dtype, device=gram.device)
+        G, H = writers.double(), readers.double()
+        root = _power(H, 0.5)
+        half = _power(root @ G @ root, -0.25) @ root  # half^T half = P
+        live = half @ G
+        dead = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - torch.linalg.pinv(live, rtol=1e-9) @ live
+        _, S, Vh = torch.linalg.svd(torch.cat([half, dead], -2), full_matrices=False)  # P itself would be squared
+        return cls.project((Vh.mT * S.unsqueeze(-2)) @ Vh)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Power of a symmetric positive definite matrix."""
+    """Power of a symmetric positive semi-definite matrix on its range; what is below a relative 1e-12 stays zero."""
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return (vectors * values.clamp_min(1e-300).pow(exponent).unsqueeze(-2)) @ vectors.mT
+    powers = torch.where(values > 1e-12 * values[..., -1:], values.abs().pow(exponent), 0.0)
+    return (vectors * powers.unsqueeze(-2)) @ vectors.mT
 
 
 class _Polar(torch.autograd.Function):

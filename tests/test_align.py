@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 
+import datasets
 import pytest
 import timm
+import tokenizers
 import torch
+from pyarrow import parquet
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmc_utils as lmc
-from lmc_utils.__main__ import main
+from lmc_utils.__main__ import data_for, main
+from lmc_utils.data import ASSETS, TOKENIZER
 
 TINY = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 128, "vocab_size": 1024}
 VIT = {"img_size": 28, "patch_size": 14, "in_chans": 1, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -21,7 +25,7 @@ def save_gpt2(folder, seed=0, **options):
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**TINY | {"bos_token_id": 0, "eos_token_id": 0} | options)).eval()
     model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    shutil.copy(ASSETS / TOKENIZER, folder / "tokenizer.json")
     return model
 
 
@@ -80,6 +84,59 @@ def test_two_timm_folders_become_one(tmp_path, monkeypatch):
     assert torch.allclose(merged(few.test.inputs), expected(few.test.inputs), atol=1e-4)
 
 
+def train_tokenizer(path, size):
+    """A tokenizer of bytes and a few merges, with other numbers than the shipped one's."""
+    tokenizer = tokenizers.ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(["to be or not to be, that is the question " * 9], vocab_size=size)
+    tokenizer.enable_truncation(5)  # as tokenizers are often saved
+    tokenizer.save(str(path))
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "a folder"])
+def test_text_is_cut_into_the_models_own_tokens_and_no_more_than_they_read(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    size = 270
+    networks = [lmc.canonicalize(save_gpt2(tmp_path / x, vocab_size=size, n_positions=9)) for x in "ab"]
+    tokenizer = train_tokenizer(tmp_path / "b" / "tokenizer.json", size)
+    (tmp_path / "a" / "tokenizer.json").unlink()  # one of the two has it: both have the same
+    tokenizer.no_truncation()
+    if name == "shakespeare":
+        texts = parquet.read_table(ASSETS / "shakespeare-test.parquet")["text"].to_pylist()
+    else:
+        name, texts = str(tmp_path / "texts"), ["to be, or not to be", "that is the question"]
+        (tmp_path / "texts").mkdir()
+        for split in ("train", "test"):
+            lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+            (tmp_path / "texts" / f"{split}.jsonl").write_text(lines)
+    data = data_for(networks[0].architecture, name, tmp_path / "a", tmp_path / "b")
+    assert data.test.inputs.shape[1] == 9
+    assert data.tokenizer.get_vocab_size() == size
+    ids = [i for text in texts for i in tokenizer.encode(text).ids]
+    assert data.test.inputs.flatten().tolist() == ids[: data.test.inputs.numel()]
+    assert networks[0](data.test.inputs[:2]).shape == (2, 9, size)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "own", "message"),
+    [
+        (1000, False, r"a vocabulary of 1000 tokens, but the shipped tokenizer \(there is no .*\) has 1024"),
+        (2000, False, r"a vocabulary of 2000 tokens, but the shipped tokenizer \(there is no .*\) has 1024"),
+        (1000, True, "a vocabulary of 1000 tokens, but their tokenizer.json has 1024"),
+    ],
+)
+def test_tokens_of_another_vocabulary_are_refused_before_the_work(tmp_path, monkeypatch, vocabulary, own, message):
+    for x in "ab":
+        save_gpt2(tmp_path / x, vocab_size=vocabulary)
+        if not own:
+            (tmp_path / x / "tokenizer.json").unlink()
+    monkeypatch.setattr("lmc_utils.__main__.weight_matching", lambda *_, **__: pytest.fail("matched"))
+    monkeypatch.setattr("lmc_utils.__main__.load_data", lambda *_, **__: pytest.fail("read data"))
+    with pytest.raises(SystemExit, match=message):
+        main(["align", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m")])
+    assert not list(tmp_path.glob("m*"))
+
+
 def damage(folder, name, content):
     (folder / name).write_bytes(content)
 
@@ -91,12 +148,13 @@ def damage(folder, name, content):
         (lambda b: save_gpt2(b, n_layer=2), [], r"'transformer.h.1.ln_1.weight' is in .*b only"),
         (lambda b: save_gpt2(b).half().save_pretrained(b), [], r"is torch.float32 .* and torch.float16"),
         (lambda b: damage(b, "tokenizer.json", b"[]"), [], "the tokenizers differ"),
+        (lambda b: [damage(x, "tokenizer.json", b"[]") for x in (b, b.parent / "a")], [], "json is not a tokenizer"),
         (lambda b: damage(b, "model.safetensors", b"junk"), [], "corrupt"),
         (lambda b: (b / "model.safetensors").unlink(), [], "no model.safetensors in"),
         (lambda b: damage(b, "config.json", json.dumps({"model_type": "rnn"}).encode()), [], "neither model_type"),
         (lambda b: None, ["--lam", "1.5"], r"in \[0, 1\], but is 1.5"),
     ],
-    ids=["vocabulary", "depth", "dtype", "tokenizer", "corrupt", "missing", "architecture", "lambda"],
+    ids=["vocabulary", "depth", "dtype", "tokenizers", "tokenizer", "corrupt", "missing", "architecture", "lambda"],
 )  # fmt: skip
 def test_mistakes_are_named_and_nothing_is_written(tmp_path, pair, prepare, options, message):
     prepare(tmp_path / "b")

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lmc_utils import data
 from lmc_utils.assets import make_data
@@ -290,6 +292,19 @@ def test_a_folder_of_text_loads_with_the_shipped_tokenizer(tmp_path, hub):
     assert "".join(rows["text"]).startswith(loaded.tokenizer.decode(loaded.train.inputs[:3].flatten().tolist()))
     with pytest.raises(ValueError, match=r"split 'train' .* tokens: too few for context=5000"):
         load_data(str(folder), context=5000)
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "texts"])
+def test_text_may_be_cut_by_another_tokenizer(tmp_path, hub, name):
+    rows = {"text": ["To be, or not to be: that is the question. " * 20]}
+    folder = write_table(tmp_path / "texts", {"train": rows, "test": rows})
+    words = Tokenizer(WordLevel({"[UNK]": 0, "be": 1, "to": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    loaded = load_data(name if name == "shakespeare" else str(folder), context=8, tokenizer=words)
+    assert loaded.tokenizer is words
+    assert loaded.test.inputs.unique().tolist() == [0, 1, 2]
+    assert load_data("shakespeare").tokenizer.get_vocab_size() == 1024  # the shipped tokens are still the shipped ones
+    assert load_data("digits", tokenizer=words).tokenizer is None
 
 
 def test_columns_that_fit_nothing_are_listed(tmp_path, hub):

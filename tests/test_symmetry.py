@@ -166,6 +166,16 @@ def test_balance_makes_writers_and_readers_equally_large(cls, n, seed):
     assert torch.allclose(left, right, rtol=1e-6, atol=1e-8)
 
 
+@given(n=st.integers(1, 6), missing=st.integers(0, 6), seed=seeds)
+def test_balance_is_exact_and_invertible_where_nothing_is_written_or_read(n, missing, seed):
+    x, y = torch.randn(2, n, max(n - missing, 0), generator=generator(seed), dtype=torch.float64)
+    g = Invertible.balance(x @ x.T, y @ y.T)
+    inside, why = Invertible.contains(g.matrix())
+    assert inside, why
+    writers, readers = g.act(x, 0), g.act_dual(y, 0)
+    assert torch.allclose(writers @ writers.T, readers @ readers.T, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("cls", "allow", "expected"),
     [

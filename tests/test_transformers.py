@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmc_utils as lmc
+from lmc_utils.symmetry import Permutation, ScaledPermutation
 
 
 def random(model: torch.nn.Module) -> torch.nn.Module:
@@ -38,12 +39,14 @@ MODELS = {
     "gpt2 unscaled": lambda: gpt2(scale_attn_weights=False),
     "gpt2 one head": lambda: gpt2(n_layer=1, n_head=1, n_embd=7, n_inner=5),
     "gpt2 narrow": lambda: gpt2(n_embd=6, n_head=2),
+    "gpt2 relu": lambda: gpt2(activation_function="relu"),
     "vit": vit,
     "vit without qkv bias": lambda: vit(qkv_bias=False, proj_bias=False),
     "vit pooling": lambda: vit(global_pool="avg", class_token=False),
     "vit pooling after the norm": lambda: vit(global_pool="avg", fc_norm=False),
     "vit class token apart": lambda: vit(no_embed_class=True),
     "vit one head": lambda: vit(num_heads=1, depth=1, embed_dim=7),
+    "vit relu": lambda: vit(act_layer=torch.nn.ReLU),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -134,6 +137,26 @@ def test_relu_units_of_an_mlp_split_and_scale(make_mlp):
     lmc.assert_invariant(network, network.spec.sample(0), x)
 
 
+@pytest.mark.parametrize("name", ["gpt2 relu", "vit relu"])
+@torch.no_grad()
+def test_relu_units_of_a_transformer_split_and_scale(name):
+    model = MODELS[name]()
+    network, x = lmc.canonicalize(model), inputs(model)
+    assert isinstance(network.spec.sample(0)["ff.0"], ScaledPermutation)
+    split = network.spec.sample(0, sizes={"ff.0": 47, "ff.1": 47})(network)
+    assert split.params["0.fc.weight"].shape == (47, 24)
+    assert error(split(x), network(x)) < 1e-10
+    assert error(logits(split.to_model(), x), logits(model, x)) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vit"])
+def test_gelu_units_of_a_transformer_only_change_places(name):
+    spec = lmc.canonicalize(MODELS[name]()).spec
+    assert isinstance(spec.sample(0)["ff.0"], Permutation)
+    with pytest.raises(ValueError, match="cannot map 40 units to 41"):
+        spec.sample(0, sizes={"ff.0": 41})
+
+
 @pytest.mark.parametrize("nonlinearity", [torch.nn.GELU, torch.nn.Hardtanh])
 def test_units_of_other_nonlinearities_do_not_split(nonlinearity):
     model = torch.nn.Sequential(torch.nn.Linear(4, 5), nonlinearity(), torch.nn.Linear(5, 3)).double()
@@ -174,7 +197,19 @@ def test_the_spec_prints_as_the_table_of_types():
         assert line in table
 
 
-PLANTED = ["gpt2", "gpt2 untied", "gpt2 scaled by layer", "gpt2 narrow", "vit", "vit pooling", "vit class token apart"]
+PLANTED = [
+    "gpt2",
+    "gpt2 untied",
+    "gpt2 scaled by layer",
+    "gpt2 one head",
+    "gpt2 narrow",
+    "gpt2 relu",
+    "vit",
+    "vit pooling",
+    "vit class token apart",
+    "vit one head",
+    "vit relu",
+]
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -192,6 +227,30 @@ def test_a_planted_symmetry_is_found(name, allow, method):
         else:
             found = lmc.activation_matching(network, moved, batches, allow=allow)
         assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
+
+
+@pytest.mark.parametrize("name", ["gpt2 one head", "vit one head"])
+@torch.no_grad()
+def test_a_planted_symmetry_of_heads_as_wide_as_the_stream_is_found_in_single_precision(name):
+    network = lmc.canonicalize(MODELS[name]().float())
+    moved = network.spec.sample(0)(network)
+    found = lmc.weight_matching(network, moved)
+    assert all(error(p, network.params[key]) < 1e-4 for key, p in found(moved).params.items())
+
+
+@torch.no_grad()
+def test_heads_that_nothing_writes_or_reads_do_not_hide_a_planted_symmetry():
+    model = gpt2()
+    first, second = (block.attn for block in model.transformer.h)
+    first.c_proj.weight[:8] = 0  # nothing reads the values of this head
+    second.c_attn.weight[:, 24:32] = 0  # this one's queries meet no keys
+    network = lmc.canonicalize(model)
+    assert (network.params["0.v.weight"][0] == 0).all()
+    assert (network.params["1.q.weight"][0] == 0).all()
+    assert error(network(inputs(model)), logits(model, inputs(model))) < 1e-10
+    moved = network.spec.sample(0)(network)
+    found = lmc.weight_matching(network, moved)
+    assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def balance(network: Network, allow: str) -> Alignment:
             for touch in spec.touching(name):
                 rows = params[touch.name].movedim(touch.axis, 0).reshape(site.size, -1)
                 x = rows if touch.batch is None else by_head(params[touch.name], touch)
-                grams[touch.dual] = grams[touch.dual] + (x @ x.mT).double()
+                x = x.double()  # or rounding would look like directions that are written and read
+                grams[touch.dual] = grams[touch.dual] + x @ x.mT
             step = site.symmetry.balance(grams[False], grams[True])
             params |= act_on_site(spec, name, step, params)
             g = g.then(name, step)

@@ -25,6 +25,11 @@ class Architecture(ABC):
     spec: Spec
     data: ClassVar[str]  # the shipped data that fits its inputs
 
+    @property
+    def reads(self) -> tuple[int, int] | None:
+        """Size of the vocabulary and longest context; None where inputs are no tokens."""
+        return None
+
     @abstractmethod
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         """Logits of the network with these parameters, shape (..., classes)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,13 @@ class GPT2(Transformer):
         for prefix in blocks:
             types |= block_types(prefix)
         types |= {"head.weight": "_ r*", "head.bias": "_"}
-        return cls(config, Spec(types, sites(config["n_embd"], blocks)), module)
+        homogeneous = config["activation_function"] == "relu"
+        return cls(config, Spec(types, sites(config["n_embd"], blocks, homogeneous)), module)
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """Size of the vocabulary and longest context."""
+        return self.config["vocab_size"], self.config["n_positions"]
 
     @property
     def d_head(self) -> int:
@@ -96,7 +102,7 @@ class GPT2(Transformer):
 @register("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel")
 def canonicalize(model: GPT2LMHeadModel) -> Network:
     """Fold norms and biases, untie the head, fold attention scales into the queries; exact in float64."""
-    given, weights = model.config, {name: p.detach().double() for name, p in model.state_dict().items()}
+    given, dtype = model.config, model.lm_head.weight.dtype
     if given.activation_function not in ACTIVATIONS:
         raise ValueError(f"activation_function {given.activation_function!r} is not elementwise as far as we know")
     if given.add_cross_attention:
@@ -109,25 +115,32 @@ def canonicalize(model: GPT2LMHeadModel) -> Network:
         "tie_word_embeddings": False,
     }  # fmt: skip
 
-    def affine(name: str, transpose: bool = False) -> Affine:
-        weight = weights[f"{name}.weight"]
-        return Affine(weight.T if transpose else weight, weights.get(f"{name}.bias"))
+    params = {name: p.to(dtype).contiguous() for name, p in _fold(model)}
+    return Network(GPT2.of(config, given.n_embd // given.n_head), params)
 
-    params = {name: centre(weights[f"transformer.{name}.weight"], 1) for name in ("wte", "wpe")}
-    d_head = given.n_embd // given.n_head
+
+def _fold(model: GPT2LMHeadModel) -> Iterator[tuple[str, Tensor]]:
+    """The canonical parameters in float64, by and by: only one block at a time takes up that much memory."""
+    given, weights = model.config, model.state_dict()
+
+    def affine(name: str, transpose: bool = False) -> Affine:
+        weight, bias = weights[f"{name}.weight"].double(), weights.get(f"{name}.bias")
+        return Affine(weight.T if transpose else weight, None if bias is None else bias.double())
+
+    for name in ("wte", "wpe"):
+        yield name, centre(affine(f"transformer.{name}").weight, 1)
     for i in range(given.n_layer):
         prefix = f"transformer.h.{i}"
         norms = (affine(f"{prefix}.{name}") for name in ("ln_1", "ln_2"))
         linear = (affine(f"{prefix}.{name}", True) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
         (norm1, norm2), (qkv, o, fc, proj) = norms, linear
         block = canonical_block(str(i), given.n_head, norm1, qkv, o, norm2, fc, proj)
-        scale = 1.0 if given.scale_attn_weights else d_head**0.5  # the stock module will divide by sqrt(d_head)
+        # the stock module will divide by sqrt(d_head)
+        scale = 1.0 if given.scale_attn_weights else (given.n_embd // given.n_head) ** 0.5
         scale /= i + 1 if given.scale_attn_by_inverse_layer_idx else 1
-        params |= block | {name: block[name] * scale for name in (f"{i}.q.weight", f"{i}.q.bias")}
-    head = read(Affine(weights["lm_head.weight"]), affine("transformer.ln_f"))
-    params |= {"head.weight": head.weight, "head.bias": head.bias}
-    dtype = model.lm_head.weight.dtype
-    return Network(GPT2.of(config, d_head), {name: p.to(dtype).contiguous() for name, p in params.items()})
+        yield from (block | {name: block[name] * scale for name in (f"{i}.q.weight", f"{i}.q.bias")}).items()
+    head = read(affine("lm_head"), affine("transformer.ln_f"))
+    yield from {"head.weight": head.weight, "head.bias": head.bias}.items()
 
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")

@@ -7,7 +7,9 @@ A block is rewritten, exactly, so that its symmetries are plain (arXiv 2506.2271
   the all-ones vector never matters (all maps of the stream fix that vector, see :class:`StreamOrthogonal`);
 - key biases drop out (softmax ignores what all keys share), value biases move into the output bias (the rows of
   attention sum to one);
-- heads are an axis of their own: queries, keys, values are (heads, d_head, d), outputs (heads, d_head, d).
+- queries carry the attention's factor ``1 / sqrt(d_head)``, so that QK circuits are plain products;
+- heads are an axis of their own: queries, keys, values are (heads, d_head, d), outputs (heads, d_head, d);
+- inside a head nothing is written that is not read, nor read that is not written (see :func:`meet`).
 
 What is left of a LayerNorm has scale 1 and shift 0, so the *stock* module runs every canonical network.
 """
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..spec import Params, Site, Spec
-from ..symmetry import Invertible, Permutation, StreamOrthogonal
+from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
 from .base import Architecture, capture, fill
 
 
@@ -48,6 +50,22 @@ def read(linear: Affine, norm: Affine) -> Affine:
     return Affine(centre(linear.weight * norm.weight, 1), bias)
 
 
+def meet(writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor]:
+    """Writers and readers (heads, d_head, ...) of the spaces inside heads without what the other side never sees.
+
+    Only their product matters, and it stays. In a head as wide as the stream some direction always is unseen, because
+    centred weights have a lower rank; what lies there would be left to chance when networks are compared.
+    """
+    writers = project(writers, readers)
+    return writers, project(readers, writers)
+
+
+def project(x: Tensor, onto: Tensor) -> Tensor:
+    """The columns of ``x`` (..., n, a) projected on the range of ``onto`` (..., n, b)."""
+    onto = torch.linalg.qr(onto.mT, mode="r").R.mT  # of the same range, and as small as it can be
+    return onto @ (torch.linalg.pinv(onto, rtol=1e-12) @ x)
+
+
 def canonical_block(
     prefix: str, heads: int, norm1: Affine, qkv: Affine, o: Affine, norm2: Affine, fc: Affine, proj: Affine
 ) -> Params:
@@ -55,13 +73,16 @@ def canonical_block(
     q, k, v = (Affine(*parts) for parts in zip(*(x.chunk(3) for x in read(qkv, norm1)), strict=True))
     fc = read(fc, norm2)
     output = o.weight @ v.bias + (0 if o.bias is None else o.bias)
-    split = {name: x.weight.unflatten(0, (heads, -1)) for name, x in {"q": q, "k": k, "v": v}.items()}
+    queries, outputs = torch.cat([q.weight, q.bias.unsqueeze(1)], 1), centre(o.weight.T, 1)
+    queries, keys, values, outputs = (x.unflatten(0, (heads, -1)) for x in (queries, k.weight, v.weight, outputs))
+    (queries, keys), (values, outputs) = meet(queries, keys), meet(values, outputs)
+    queries = queries * queries.shape[1] ** -0.5
     return {
-        f"{prefix}.q.weight": split["q"],
-        f"{prefix}.q.bias": q.bias.unflatten(0, (heads, -1)),
-        f"{prefix}.k.weight": split["k"],
-        f"{prefix}.v.weight": split["v"],
-        f"{prefix}.o.weight": centre(o.weight.T, 1).unflatten(0, (heads, -1)),
+        f"{prefix}.q.weight": queries[..., :-1],
+        f"{prefix}.q.bias": queries[..., -1],
+        f"{prefix}.k.weight": keys,
+        f"{prefix}.v.weight": values,
+        f"{prefix}.o.weight": outputs,
         f"{prefix}.o.bias": centre(output, 0),
         f"{prefix}.fc.weight": fc.weight,
         f"{prefix}.fc.bias": fc.bias,
@@ -87,29 +108,31 @@ def block_types(prefix: str) -> dict[str, str]:
     }
 
 
-def sites(width: int, blocks: Mapping[str, tuple[int, int, int]]) -> dict[str, Site]:
-    """The sites of a transformer: per block (heads, d_head, hidden units)."""
+def sites(width: int, blocks: Mapping[str, tuple[int, int, int]], homogeneous: bool) -> dict[str, Site]:
+    """The sites of a transformer: per block (heads, d_head, hidden units).
+
+    Where the non-linearity is positively homogeneous (ReLU), hidden units may also be scaled and split.
+    """
+    units = ScaledPermutation if homogeneous else Permutation
     found = {"r": Site(StreamOrthogonal, width)}
     for prefix, (heads, d_head, hidden) in blocks.items():
         found[f"heads.{prefix}"] = Site(Permutation, heads, splits=True)
         found[f"qk.{prefix}"] = Site(Invertible, d_head, within=f"heads.{prefix}")
         found[f"ov.{prefix}"] = Site(Invertible, d_head, within=f"heads.{prefix}")
-        found[f"ff.{prefix}"] = Site(Permutation, hidden)
+        found[f"ff.{prefix}"] = Site(units, hidden, splits=homogeneous)
     return found
 
 
 def stock_attention(prefix: str, params: Params, d_head: int) -> tuple[Affine, Affine]:
     """Joint qkv map and output map, (out, in), for a module whose heads have ``d_head`` dimensions.
 
-    A narrower head is padded with zeros, and its queries make up for the module's division by ``sqrt(d_head)``.
+    A narrower head is padded with zeros. Queries make up for the module's division by ``sqrt(d_head)``.
     """
     q, bias, k, v, o = (
         params[f"{prefix}.{name}"] for name in ("q.weight", "q.bias", "k.weight", "v.weight", "o.weight")
     )
-    extra = d_head - q.shape[1]
+    q, bias, extra = q * d_head**0.5, bias * d_head**0.5, d_head - q.shape[1]
     if extra:
-        scale = (d_head / q.shape[1]) ** 0.5
-        q, bias = q * scale, bias * scale
         q, k, v, o = (pad(x, (0, 0, 0, extra)) for x in (q, k, v, o))
         bias = pad(bias, (0, extra))
     zero = torch.zeros_like(bias).flatten()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,8 @@ class ViT(Transformer):
         for prefix in blocks:
             types |= block_types(prefix)
         types |= {"head.weight": "_ r*", "head.bias": "_"}
-        return cls(config, Spec(types, sites(config["embed_dim"], blocks)), skeleton(built))
+        homogeneous = config["act_layer"] is nn.ReLU
+        return cls(config, Spec(types, sites(config["embed_dim"], blocks, homogeneous)), skeleton(built))
 
     @property
     def d_head(self) -> int:
@@ -108,7 +109,6 @@ class ViT(Transformer):
 def canonicalize(model: VisionTransformer) -> Network:
     """Fold norms and biases, the class token and the patch bias into the position table; exact in float64."""
     _refuse_unknown_parts(model)
-    weights = {name: p.detach().double() for name, p in model.state_dict().items()}
     block, patches = model.blocks[0], model.patch_embed
     config = {
         "img_size": patches.img_size, "patch_size": patches.patch_size, "in_chans": model.in_chans,
@@ -119,28 +119,36 @@ def canonicalize(model: VisionTransformer) -> Network:
         "pool_include_prefix": model.pool_include_prefix, "epsilon": block.norm1.eps,
         "act_layer": type(block.mlp.act),
     }  # fmt: skip
+    dtype = model.head.weight.dtype
+    params = {name: p.to(dtype).contiguous() for name, p in _fold(model)}
+    return Network(ViT.of(config, block.attn.head_dim), params)
+
+
+def _fold(model: VisionTransformer) -> Iterator[tuple[str, Tensor]]:
+    """The canonical parameters in float64, by and by: only one block at a time takes up that much memory."""
+    weights = model.state_dict()
 
     def affine(name: str) -> Affine:
-        return Affine(weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        weight, bias = weights[f"{name}.weight"].double(), weights.get(f"{name}.bias")
+        return Affine(weight, None if bias is None else bias.double())
 
-    position = weights["pos_embed"][0] if model.pos_embed is not None else 0
-    bias = weights.get("patch_embed.proj.bias", torch.zeros(model.embed_dim, dtype=torch.float64))
-    rows = bias.expand(patches.num_patches, -1)
+    patch = affine("patch_embed.proj")
+    bias = patch.weight.new_zeros(len(patch.weight)) if patch.bias is None else patch.bias
+    rows = bias.expand(model.patch_embed.num_patches, -1)
+    position = weights["pos_embed"][0].double() if model.pos_embed is not None else 0
     if model.has_class_token:
-        start = weights["cls_token"][0]
-        alone = model.no_embed_class
-        table = torch.cat([start, rows + position]) if alone else torch.cat([start, rows]) + position
+        start = weights["cls_token"][0].double()
+        table = torch.cat([start, rows + position]) if model.no_embed_class else torch.cat([start, rows]) + position
     else:
         table = rows + position
-    params = {"patch.weight": centre(weights["patch_embed.proj.weight"], 0), "position": centre(table, 1)}
-    for i in range(len(model.blocks)):
+    yield "patch.weight", centre(patch.weight, 0)
+    yield "position", centre(table, 1)
+    for i, block in enumerate(model.blocks):
         names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
         parts = (affine(f"blocks.{i}.{name}") for name in names)
-        params |= canonical_block(str(i), block.attn.num_heads, *parts)
-    head = read(affine("head"), affine("fc_norm" if config["fc_norm"] else "norm"))
-    params |= {"head.weight": head.weight, "head.bias": head.bias}
-    dtype = model.head.weight.dtype
-    return Network(ViT.of(config, block.attn.head_dim), {name: p.to(dtype).contiguous() for name, p in params.items()})
+        yield from canonical_block(str(i), block.attn.num_heads, *parts).items()
+    head = read(affine("head"), affine("norm" if isinstance(model.fc_norm, nn.Identity) else "fc_norm"))
+    yield from {"head.weight": head.weight, "head.bias": head.bias}.items()
 
 
 def _refuse_unknown_parts(model: VisionTransformer) -> None:
