@@ -11,15 +11,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-<<<<<<< HEAD
-from .checkpoints import load_pair, save_model
-from .data import load_data
-from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
-=======
 from .checkpoints import load_pair, load_tokenizer, save_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify
-from .endpoints import BUILDERS, save_checkpoint
->>>>>>> issue3
+from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
 from .matching import weight_matching
 from .networks.base import Architecture
 from .paths import evaluate, interpolate, merge

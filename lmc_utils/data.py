@@ -151,14 +151,10 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
     """
     if context < 1:
         raise ValueError(f"context must be at least 1 token, not {context}")
-<<<<<<< HEAD
-    splits, classes, tokenizer, scale = _shipped(name) if name in SHIPPED else _prepare(name, _hub(name))
-=======
     if name in SHIPPED and tokenizer is None:
-        splits, classes, tokenizer = _shipped(name)
+        splits, classes, tokenizer, scale = _shipped(name)
     else:
-        splits, classes, tokenizer = _prepare(name, _read(name) if name in SHIPPED else _hub(name), tokenizer)
->>>>>>> issue3
+        splits, classes, tokenizer, scale = _prepare(name, _read(name) if name in SHIPPED else _hub(name), tokenizer)
     batches: dict[str, Batches] = {}
     for split, (inputs, targets) in splits.items():
         if tokenizer:
