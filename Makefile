@@ -43,8 +43,9 @@ test: book .venv/.test ## build the book, then lint, run the tests, execute ever
 		--nbval-lax --nbval-current-env --nbval-sanitize-with=tests/nbval.cfg \
 		--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=120
 
-bench: .venv/.book ## time and memory of matching at the size of GPT-2 small (run it alone)
+bench: .venv/.book ## matching at the size of GPT-2 small, and beside other packages (run it alone)
 	@$(BIN)/python benchmarks/weight_matching.py
+	@$(BIN)/python benchmarks/peers.py
 
 lab: .venv/.book ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book

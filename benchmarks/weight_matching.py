@@ -1,13 +1,19 @@
-"""Time and memory of weight matching on two random networks of GPT-2 small's shapes: ``make bench``.
+"""Time and memory of folding and of weight matching, for two random networks of GPT-2 small's shapes: ``make bench``.
 
-Run it alone: anything else on the machine falsifies the times.
+Run it alone: anything else on the machine falsifies the times. Folding runs in a process of its own, so that matching
+is charged with nothing that folding left behind. Memory is what Linux counts for a whole process, the interpreter and
+its libraries included.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -20,22 +26,47 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def size(networks: list[lmc.Network]) -> float:
+    """What the parameters take, in GiB."""
+    return sum(p.nbytes for network in networks for p in network.params.values()) / 2**30
+
+
+def fold(layers: int, path: Path) -> None:
+    """Make and fold two models, one after the other, and leave the networks in a file."""
+    networks, seconds = [], 0.0
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(GPT2Config(n_layer=layers))
+        start = time.perf_counter()
+        networks.append(lmc.canonicalize(model))
+        seconds += time.perf_counter() - start
+    print(f"folding: {seconds:.1f} s for both; peak {peak():.2f} GiB, {peak() / size(networks):.2f} x both")
+    torch.save(networks, path)
+
+
+def match(sweeps: int, path: Path) -> None:
+    """Match the two networks of a file."""
+    networks = torch.load(path, weights_only=False)
+    both, before, start = size(networks), peak(), time.perf_counter()
+    found = lmc.weight_matching(*networks, sweeps=sweeps)
+    seconds = time.perf_counter() - start
+    print(f"weight matching: {seconds:.1f} s for {len(found.history) - 1} sweep(s); peak {peak():.2f} GiB,", end=" ")
+    print(f"{peak() / both:.2f} x both, to which matching itself added {(peak() - before) / both:.2f} x")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--sweeps", type=int, default=1)
+    parser.add_argument("--fold", type=Path, help=argparse.SUPPRESS)  # the file that the other process is to write
     arguments = parser.parse_args()
-    networks = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        networks.append(lmc.canonicalize(GPT2LMHeadModel(GPT2Config(n_layer=arguments.layers))).to(torch.float32))
-    size = sum(p.nbytes for network in networks for p in network.params.values()) / 2**30
-    print(f"two networks of {arguments.layers} layers: {size:.2f} GiB; peak so far {peak():.2f} GiB")
-    start = time.perf_counter()
-    found = lmc.weight_matching(*networks, sweeps=arguments.sweeps)
-    seconds = time.perf_counter() - start
-    sweeps = len(found.history) - 1
-    print(f"weight matching: {seconds:.1f} s for {sweeps} sweep(s); peak {peak():.2f} GiB, {peak() / size:.2f} x both")
+    if arguments.fold:
+        return fold(arguments.layers, arguments.fold)
+    print(f"two random networks of {arguments.layers} layers, in float32", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "networks.pt"
+        subprocess.run([sys.executable, __file__, "--layers", str(arguments.layers), "--fold", path], check=True)
+        match(arguments.sweeps, path)
 
 
 if __name__ == "__main__":

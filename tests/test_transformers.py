@@ -8,7 +8,9 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmc_utils as lmc
-from lmc_utils.symmetry import Permutation, ScaledPermutation
+from lmc_utils.matching.weight import cost_matrix
+from lmc_utils.spec import act_on_site
+from lmc_utils.symmetry import Orthogonal, Permutation, ScaledPermutation
 
 
 def random(model: torch.nn.Module) -> torch.nn.Module:
@@ -195,6 +197,18 @@ def test_the_spec_prints_as_the_table_of_types():
         "qk.0           Invertible(8) in each of heads.0",
     ):
         assert line in table
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vit"])
+def test_the_cost_matrix_is_the_gradient_of_the_score(name):
+    a = lmc.canonicalize(MODELS[name]())
+    spec, b = a.spec, a.spec.sample(0)(a).params
+    for site in spec.sites:
+        if not spec.inside(site):  # heads are compared by their circuits
+            T = Orthogonal.identity(spec.sites[site].size, spec.batch(site)).matrix().requires_grad_()
+            moved = act_on_site(spec, site, Orthogonal(T), b)
+            sum((a.params[key] * p).sum() for key, p in moved.items()).backward()
+            assert error(T.grad, cost_matrix(spec, site, a.params, b)) < 1e-10
 
 
 PLANTED = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..networks.base import Network, check_same_architecture
 from ..spec import Alignment
 from ..symmetry import Permutation
-from .weight import balance, by_head
+from .weight import balance, rows
 
 
 @torch.no_grad()
@@ -113,8 +113,6 @@ def _written(a: Network, b: Network, inner: str, moment: Tensor) -> Tensor:
     spec = a.spec
     readers = [t for t in spec.touching(inner) if t.dual and any(x.site and not x.dual for x in spec.axes(t.name))]
     return sum(
-        (moment * torch.einsum("iax,jbx->ijab", by_head(a.params[t.name], t), by_head(b.params[t.name], t))).sum(
-            (-2, -1)
-        )
+        (moment * torch.einsum("iax,jbx->ijab", rows(a.params[t.name], t), rows(b.params[t.name], t))).sum((-2, -1))
         for t in readers
     )

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..networks.base import Network, check_same_architecture
 from ..progress import progress
-from ..spec import Alignment, Spec, Touch, act_on_site
-from ..symmetry import apply
+from ..spec import Alignment, Params, Spec, Touch, act_on_site
 
 
 def score(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -24,7 +23,8 @@ def cost_matrix(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, 
     """What the score ``sum_p <a_p, (T.b)_p>`` gains from each entry of the map ``T`` of one site.
 
     The score is linear in ``T`` (the classes solved here are orthogonal, so the dual of ``T`` is ``T``). Its gradient
-    is therefore the cost matrix of the site's matching problem, for every architecture alike.
+    is therefore the cost matrix of the site's matching problem, for every architecture alike. Written out it is one
+    product of matrices a parameter, which needs no memory but its result.
 
     Returns
     -------
@@ -33,11 +33,7 @@ def cost_matrix(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, 
         with those of b's dimension j.
     """
     touching = [touch for touch in spec.touching(site) if touch.name in b]  # b may hold some parameters only
-    n, like = spec.sites[site].size, b[touching[0].name]
-    T = torch.eye(n, dtype=like.dtype, device=like.device).expand(*spec.batch(site), n, n).requires_grad_()
-    with torch.enable_grad():
-        total = sum((a[t.name] * apply(T, b[t.name], t.axis, t.batch)).sum() for t in touching)
-        return torch.autograd.grad(total, T)[0]
+    return sum(rows(a[touch.name], touch) @ rows(b[touch.name], touch).mT for touch in touching)
 
 
 def circuit_costs(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
@@ -56,14 +52,16 @@ def circuit_costs(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str
     for inner in spec.inside(site):
         grams = {False: torch.zeros(()), True: torch.zeros(())}  # of what writes and of what reads the inner space
         for touch in spec.touching(inner):
-            x, y = (by_head(p[touch.name], touch) for p in (a, b))
+            x, y = (rows(p[touch.name], touch) for p in (a, b))
             grams[touch.dual] = grams[touch.dual] + torch.einsum("iax,jbx->ijab", x, y)
         total = total + (grams[False] * grams[True]).sum((-2, -1))
     return total
 
 
-def by_head(parameter: Tensor, touch: Touch) -> Tensor:
-    """A parameter that touches a space inside heads, as (heads, size of the space, all the rest)."""
+def rows(parameter: Tensor, touch: Touch) -> Tensor:
+    """A parameter that touches a site, as (size of the site, all the rest), or within heads (heads, size, rest)."""
+    if touch.batch is None:
+        return parameter.movedim(touch.axis, 0).reshape(parameter.shape[touch.axis], -1)
     moved = parameter.movedim((touch.batch, touch.axis), (0, 1))
     return moved.reshape(*moved.shape[:2], -1)
 
@@ -76,6 +74,11 @@ def balance(network: Network, allow: str) -> Alignment:
     those of least norm among all scaled copies of the network. Layers that follow one another share weights, so each is
     balanced in turn until nothing changes.
     """
+    return balanced(network, allow)[0]
+
+
+def balanced(network: Network, allow: str) -> tuple[Alignment, Params]:
+    """What :func:`balance` finds, and the parameters there; those that touch no scales are shared, not copied."""
     spec, params = network.spec, dict(network.params)
     g = spec.restrict(allow).identity()
     scaled = {name: site for name, site in g.spec.sites.items() if not site.symmetry.compact}
@@ -84,9 +87,7 @@ def balance(network: Network, allow: str) -> Alignment:
         for name, site in scaled.items():
             grams = {False: torch.zeros(()), True: torch.zeros(())}
             for touch in spec.touching(name):
-                rows = params[touch.name].movedim(touch.axis, 0).reshape(site.size, -1)
-                x = rows if touch.batch is None else by_head(params[touch.name], touch)
-                x = x.double()  # or rounding would look like directions that are written and read
+                x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
                 grams[touch.dual] = grams[touch.dual] + x @ x.mT
             step = site.symmetry.balance(grams[False], grams[True])
             params |= act_on_site(spec, name, step, params)
@@ -95,7 +96,7 @@ def balance(network: Network, allow: str) -> Alignment:
             change = max(change, (step.matrix() - eye).abs().max().item())
         if change < 100 * torch.finfo(network.reference.dtype).eps:
             break
-    return Alignment(spec, g.maps)
+    return Alignment(spec, g.maps), params
 
 
 BALANCING = 200  # rounds at most; heads need one, the shipped MLP 18 in float32 and 47 in float64
@@ -132,8 +133,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     """
     check_same_architecture(a, b)
     spec = a.spec
-    to_a, to_b = balance(a, allow), balance(b, allow)
-    fixed, moved = to_a(a).params, to_b(b).params
+    (to_a, fixed), (to_b, moved) = balanced(a, allow), balanced(b, allow)
     g, settled, history = spec.restrict(allow).compact().identity(), set(), [score(fixed, moved)]
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
