@@ -323,7 +323,7 @@ class SoftPermutation(_Matrix):
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
         """The nearest in relative entropy, not in the Frobenius norm: rows and columns are normalised in turn."""
-        return cls(sinkhorn(matrix.double().clamp_min(1e-300).log()))
+        return cls(sinkhorn(matrix.double().clamp_min(1e-300).log(), iterations=20_000))
 
     @classmethod
     def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
@@ -344,7 +344,7 @@ class SoftPermutation(_Matrix):
         return f"a row or a column sums to one only up to {error:.2g}" if error > atol else ""
 
 
-def sinkhorn(logits: Tensor, iterations: int = 200, atol: float = 1e-9) -> Tensor:
+def sinkhorn(logits: Tensor, iterations: int = 50, atol: float = 1e-9) -> Tensor:
     """The doubly stochastic matrix that ``exp(logits)`` becomes when rows and columns are normalised in turn.
 
     In the log domain, so that no entry under- or overflows; stops when the rows sum to one up to ``atol``.
