@@ -81,6 +81,7 @@ def learned_matching(
     lambdas: tuple[float, float] | Callable[[], float] = (0.4, 0.6),
     target: str = "labels",
     merge: Merge = merge,
+    augment: Callable[[Tensor], Tensor] | None = None,
     dual: bool = False,
     soft: bool = False,
     validation: Iterable[Batch] | None = None,
@@ -120,6 +121,8 @@ def learned_matching(
         ``"labels"``, or ``"ensemble"``: the mean of what a and b answer, at two more passes a step.
     merge
         How to average; :func:`lmc_utils.merge_circuits` averages the products inside heads, as the paper's code does.
+    augment
+        What to do to each single input before a step uses it, as in training.
     dual
         Move both networks. What is returned moves b alone, to the same effect: ``g_a^-1 g_b``.
     soft
@@ -183,6 +186,7 @@ def learned_matching(
         batch_size=batch_size,
         betas=(0.9, 0.99),
         warmup=warmup,
+        augment=augment,
         validate=None if validation is None else midpoint,
         patience=patience,
         seed=seed,
