@@ -46,6 +46,7 @@ test: book .venv/.test ## build the book, then lint, run the tests, execute ever
 bench: .venv/.book ## matching at the size of GPT-2 small, and beside other packages (run it alone)
 	@$(BIN)/python benchmarks/weight_matching.py
 	@$(BIN)/python benchmarks/peers.py
+	@$(BIN)/python benchmarks/learned_matching.py
 
 lab: .venv/.book ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book

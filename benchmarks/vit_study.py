@@ -11,7 +11,6 @@ images.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import time
 from dataclasses import replace
@@ -19,9 +18,9 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from results import write
 
 import lmc_utils as lmc
-from lmc_utils.data import ASSETS
 from lmc_utils.endpoints import BUILDERS, PRESETS, augmentation, shaped
 
 SEEDS = (0, 1, 2)
@@ -83,7 +82,7 @@ def study(name: str, folder: Path, out: Path) -> list[dict]:
         seconds = time.process_time() - start
         for method, other in (("vanilla", b), ("weight", g(b)), ("learned", h(b))):
             row = {"case": name, "pair": f"{SEEDS[i]}-{SEEDS[j]}", "method": method}
-            row |= lmc.barriers(a, other, part)._asdict()
+            row |= lmc.barriers(a, other, part, points=13)._asdict()
             del row["validation"]
             row["seconds"] = seconds if method == "learned" else 0
             for key, k, value in (("accuracy", 0, "accuracy"), ("test", 0, "loss"), ("train", 1, "loss")):
@@ -107,13 +106,7 @@ def main() -> None:
             if not path.exists():
                 path.write_text(json.dumps(study(name, args.data, args.out)))
     else:
-        rows = [row for name in MATCHINGS for row in json.loads((args.out / f"{name}.json").read_text())]
-        path = ASSETS / "results" / "vit-study.csv"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+        write("vit-study", [row for name in MATCHINGS for row in json.loads((args.out / f"{name}.json").read_text())])
 
 
 if __name__ == "__main__":

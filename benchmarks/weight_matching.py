@@ -8,6 +8,7 @@ its libraries included.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmc_utils as lmc
+from lmc_utils.networks.gpt2 import GPT2
 
 
 def peak() -> float:
@@ -32,7 +35,7 @@ def size(networks: list[lmc.Network]) -> float:
 
 
 def fold(layers: int, path: Path) -> None:
-    """Make and fold two models, one after the other, and leave the networks in a file."""
+    """Make and fold two models, one after the other, and leave their parameters in a file."""
     networks, seconds = [], 0.0
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -41,12 +44,18 @@ def fold(layers: int, path: Path) -> None:
         networks.append(lmc.canonicalize(model))
         seconds += time.perf_counter() - start
     print(f"folding: {seconds:.1f} s for both; peak {peak():.2f} GiB, {peak() / size(networks):.2f} x both")
-    torch.save(networks, path)
+    save_file({f"{i}/{name}": p for i, network in enumerate(networks) for name, p in network.params.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps([networks[0].architecture.config, networks[0].architecture.d_head]))
 
 
 def match(sweeps: int, path: Path) -> None:
     """Match the two networks of a file."""
-    networks = torch.load(path, weights_only=False)
+    architecture = GPT2.of(*json.loads(path.with_suffix(".json").read_text()))
+    tensors = load_file(path)
+    networks = [
+        lmc.Network(architecture, {name[2:]: p for name, p in tensors.items() if name.startswith(f"{i}/")})
+        for i in (0, 1)
+    ]
     both, before, start = size(networks), peak(), time.perf_counter()
     found = lmc.weight_matching(*networks, sweeps=sweeps)
     seconds = time.perf_counter() - start
@@ -64,7 +73,7 @@ def main() -> None:
         return fold(arguments.layers, arguments.fold)
     print(f"two random networks of {arguments.layers} layers, in float32", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "networks.pt"
+        path = Path(folder) / "networks.safetensors"
         subprocess.run([sys.executable, __file__, "--layers", str(arguments.layers), "--fold", path], check=True)
         match(arguments.sweeps, path)
 

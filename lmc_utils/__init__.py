@@ -1,7 +1,7 @@
 """Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
 
 from .checkpoints import load_model, save_model
-from .data import load_data
+from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore
 from .matching import activation_matching, learned_matching, weight_matching
@@ -63,6 +63,7 @@ __all__ = [
     "load_data",
     "load_endpoint",
     "load_model",
+    "load_table",
     "merge",
     "merge_circuits",
     "repair",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from datasets.exceptions import DatasetsError
@@ -164,6 +165,25 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
             inputs, targets = (tokens[: windows * context].view(windows, context) for tokens in (inputs, targets))
         batches[split] = Batches(inputs, targets, batch_size, classes)
     return Data(name, batches["train"], batches["test"], batches.get("validation"), classes, tokenizer, scale)
+
+
+def load_table(name: str) -> pd.DataFrame:
+    """A table of results that took too long to compute in a notebook; a script in ``benchmarks/`` makes it again.
+
+    Parameters
+    ----------
+    name
+        ``"barriers"``: whole curves of all shipped transformers, by method and split; ``"vit-study"``;
+        ``"ablations"``; ``"cost"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such table.
+    ValueError
+        If it is damaged.
+    """
+    return pd.read_csv(verify(ASSETS / "results" / f"{name}.csv"))
 
 
 def verify(path: Path) -> Path:

@@ -1,0 +1,93 @@
+"""Learned matching on the shipped GPT-2s, one thing changed at a time.
+
+    python benchmarks/ablations.py run --out WORK     # every pair not in WORK yet; half an hour on two cores
+    python benchmarks/ablations.py table --out WORK   # lmc_utils/assets/results/ablations.csv
+
+Barriers are measured at 7 lambdas on every fourth window of the test split, and on as many of the training split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from results import write
+
+import lmc_utils as lmc
+from lmc_utils.data import Batches
+from lmc_utils.endpoints import PRESETS
+
+STEPS = 150
+IN_HEADS = [f"{inner}.{layer}" for layer in range(4) for inner in ("qk", "ov")]
+ABLATIONS = {  # arguments of learned_matching
+    "as it is": {},
+    "30 steps": {"steps": 30},
+    "600 steps": {"steps": 600},
+    "learn the residual stream only": {"sites": ["r"]},
+    "learn inside heads only": {"sites": IN_HEADS},
+    "learn all sites, permutations too": {
+        "sites": ["r", *IN_HEADS, *(f"{s}.{i}" for i in range(4) for s in ("heads", "ff"))]
+    },
+    "orthogonal maps inside heads": {"allow": "orthogonal"},
+    "permutations only": {"allow": "permutation"},
+    "from the identity": {"init": "identity"},
+    "lambda = 0.5": {"lambdas": (0.5, 0.5)},
+    "lambda in U(0.2, 0.8)": {"lambdas": (0.2, 0.8)},
+    "lambda in U(0, 1)": {"lambdas": (0.0, 1.0)},
+    "both ends move": {"dual": True},
+    "circuits averaged": {"merge": lmc.merge_circuits, "sites": ["r"]},
+    "soft permutations": {"soft": True},
+}
+
+
+def every(batches: Batches, n: int) -> Batches:
+    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
+
+
+def ablate(pair: tuple[int, int]) -> list[dict]:
+    """One row for each ablation of one pair."""
+    data = lmc.load_data("shakespeare", batch_size=50)
+    train = data.train.take(PRESETS["gpt2"].samples)
+    splits = {"test": every(data.test, 4), "train": every(train, 16)}
+    a, b = (lmc.canonicalize(lmc.load_endpoint("gpt2", seed)) for seed in pair)
+    rows = []
+    for name, arguments in ABLATIONS.items():
+        arguments = {"steps": STEPS} | arguments
+        allow = arguments.get("allow", "invertible")
+        known = arguments.pop("init", None)
+        start = lmc.weight_matching(a, b, allow=allow) if known is None else a.spec.restrict(allow).identity()
+        began = time.process_time()
+        g = lmc.learned_matching(a, b, train, init=start, **arguments)
+        row = {"ablation": name, "pair": f"{pair[0]}-{pair[1]}", "seconds": time.process_time() - began}
+        merge = arguments.get("merge", lmc.merge)
+        for split, batches in splits.items():
+            curve = lmc.interpolate(a, g(b), batches, points=7, merge=merge, ends=(a, b))
+            row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends[-1]).item()}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, required=True, help="where finished pairs are kept")
+    parser.add_argument("--pairs", nargs="+", help="such as 0-1; default: all of the shipped seeds")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pairs = {"{}-{}".format(*pair): pair for pair in combinations(lmc.list_endpoints()["gpt2"], 2)}
+    paths = {name: args.out / f"ablations-{name}.json" for name in args.pairs or pairs}
+    if args.what == "run":
+        for name, path in paths.items():
+            if not path.exists():
+                path.write_text(json.dumps(ablate(pairs[name])))
+    else:
+        write("ablations", [row for path in paths.values() for row in json.loads(path.read_text())])
+
+
+if __name__ == "__main__":
+    main()

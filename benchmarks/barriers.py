@@ -1,0 +1,99 @@
+"""The barriers of all shipped transformers by every method, on every split: the book's main table.
+
+    python benchmarks/barriers.py run --out WORK [--sets gpt2 vit ...] [--pairs 0-1 ...]
+    python benchmarks/barriers.py table --out WORK     # lmc_utils/assets/results/barriers.csv
+
+Each set and pair that is not in WORK yet is computed; an hour or two on two cores (run pairs side by side). The
+table holds whole curves, one row a lambda, so that every barrier in the book can be computed from it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from results import write
+
+import lmc_utils as lmc
+from lmc_utils.endpoints import PRESETS
+
+TRAIN = {"gpt2": 400, "vit": 4000}  # samples of the training split on which a barrier is measured
+LEARN = {
+    "gpt2": {"steps": 300},
+    "vit": {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)},
+}
+
+
+def alignments(a: lmc.Network, b: lmc.Network, data: lmc.data.Data, learn: dict) -> dict[str, tuple]:
+    """For each method the alignment that it finds, and the CPU seconds that it takes."""
+    found = {"vanilla": (b.spec.identity(), 0.0)}
+
+    def note(name: str, method: object, *args: object, **options: object) -> None:
+        start = time.process_time()
+        found[name] = (method(a, b, *args, **options), time.process_time() - start)
+
+    note("activation", lmc.activation_matching, data.train.take(1000 if data.tokenizer is None else 100))
+    note("weight", lmc.weight_matching)
+    note("weight, permutations only", lmc.weight_matching, allow="permutation")
+    note("learned, permutations only", lmc.learned_matching, data.train, allow="permutation",
+         init=found["weight, permutations only"][0], **learn)  # fmt: skip
+    note("learned", lmc.learned_matching, data.train, init=found["weight"][0], **learn)
+    return found
+
+
+def curves(name: str, pair: tuple[int, int]) -> list[dict]:
+    """One row for each method, split and lambda of one pair."""
+    preset = PRESETS[name]
+    data = lmc.load_data(preset.data, batch_size=50, context=preset.context)
+    learning = replace(data, train=data.train.take(preset.samples or len(data.train.inputs)))
+    sample = learning.train.inputs[:: len(learning.train.inputs) // TRAIN[preset.architecture]]
+    targets = learning.train.targets[:: len(learning.train.inputs) // TRAIN[preset.architecture]]
+    splits = {
+        "test": data.test,
+        "validation": data.validation,
+        "train": replace(data.train, inputs=sample, targets=targets),
+    }
+    a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
+    rows = []
+    for method, (g, seconds) in alignments(a, b, learning, LEARN[preset.architecture]).items():
+        for split, batches in splits.items():
+            if batches is None:
+                continue
+            curve = lmc.interpolate(a, g(b), batches, calibrate=split == "test")
+            calibrated = [None] * len(curve.lambdas) if curve.calibrated is None else curve.calibrated.tolist()
+            for row in zip(
+                curve.lambdas.tolist(), curve.loss.tolist(), curve.accuracy.tolist(), calibrated, strict=True
+            ):
+                values = dict(zip(("lambda", "loss", "accuracy", "calibrated"), row, strict=True))
+                rows.append({"set": name, "pair": f"{pair[0]}-{pair[1]}", "method": method, "split": split,
+                             "seconds": seconds, **values})  # fmt: skip
+            print(name, pair, method, split, f"{curve.barrier:.4f} nats, {seconds:.1f} s", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sets = [name for name in lmc.list_endpoints() if PRESETS[name].architecture in TRAIN]
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, required=True, help="where finished pairs are kept")
+    parser.add_argument("--sets", nargs="+", choices=sets, default=sets)
+    parser.add_argument("--pairs", nargs="+", help="such as 0-1; default: all of the shipped seeds")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    jobs = [(name, pair) for name in args.sets for pair in combinations(lmc.list_endpoints()[name], 2)]
+    jobs = [job for job in jobs if not args.pairs or "{}-{}".format(*job[1]) in args.pairs]
+    paths = {job: args.out / "{}-{}-{}.json".format(job[0], *job[1]) for job in jobs}
+    if args.what == "run":
+        for job, path in paths.items():
+            if not path.exists():
+                path.write_text(json.dumps(curves(*job)))
+    else:
+        write("barriers", [row for path in paths.values() for row in json.loads(path.read_text())])
+
+
+if __name__ == "__main__":
+    main()
