@@ -3,7 +3,7 @@
     python benchmarks/ablations.py run --out WORK     # every pair not in WORK yet; half an hour on two cores
     python benchmarks/ablations.py table --out WORK   # lmc_utils/assets/results/ablations.csv
 
-Barriers are measured at 7 lambdas on every fourth window of the test split, and on as many of the training split.
+Barriers are measured at 5 lambdas on every sixth window of the test split, and on as many of the training split.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS
 
-STEPS = 150
+STEPS = 100
 IN_HEADS = [f"{inner}.{layer}" for layer in range(4) for inner in ("qk", "ov")]
 ABLATIONS = {  # arguments of learned_matching
     "as it is": {},
     "30 steps": {"steps": 30},
-    "600 steps": {"steps": 600},
+    "300 steps": {"steps": 300},
     "learn the residual stream only": {"sites": ["r"]},
     "learn inside heads only": {"sites": IN_HEADS},
     "learn all sites, permutations too": {
@@ -52,7 +52,7 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
     """One row for each ablation of one pair."""
     data = lmc.load_data("shakespeare", batch_size=50)
     train = data.train.take(PRESETS["gpt2"].samples)
-    splits = {"test": every(data.test, 4), "train": every(train, 16)}
+    splits = {"test": every(data.test, 6), "train": every(train, 24)}
     a, b = (lmc.canonicalize(lmc.load_endpoint("gpt2", seed)) for seed in pair)
     rows = []
     for name, arguments in ABLATIONS.items():
@@ -65,7 +65,7 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
         row = {"ablation": name, "pair": f"{pair[0]}-{pair[1]}", "seconds": time.process_time() - began}
         merge = arguments.get("merge", lmc.merge)
         for split, batches in splits.items():
-            curve = lmc.interpolate(a, g(b), batches, points=7, merge=merge, ends=(a, b))
+            curve = lmc.interpolate(a, g(b), batches, points=5, merge=merge, ends=(a, b))
             row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends[-1]).item()}
         rows.append(row)
         print(row, flush=True)

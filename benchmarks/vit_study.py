@@ -30,10 +30,11 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
     "pooling, dropout .1": ("vit", {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1}, {}, "flip"),
     "pooling, EMA .998": ("vit", {}, {"average": 0.998}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
-    "pooling, width 96": ("vit", {"embed_dim": 96}, {}, "flip"),
     "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
     "pooling, 10 epochs": ("vit", {}, {"epochs": 10}, "flip"),
     "pooling, ReLU": ("vit", {"act_layer": "relu"}, {}, "flip"),
+    "pooling, 2 epochs": ("vit", {}, {"epochs": 2}, "flip"),
+    "pooling, weight decay .5": ("vit", {}, {"weight_decay": 0.5}, "flip"),
     "pooling, overfit": ("vit-overfit", {}, {}, None),
 }
 LONG = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -102,18 +103,27 @@ class Spec:
                     f"site {name!r} lies within {site.within!r}, but a parameter has one without the other"
                 )
 
+    @cached_property
+    def _axes(self) -> dict[str, tuple[Axis, ...]]:  # parsed once: learned matching asks at every step
+        return {name: tuple(Axis.parse(text) for text in kind.split()) for name, kind in self.types.items()}
+
+    @cached_property
+    def _touching(self) -> dict[str, list[Touch]]:
+        found: dict[str, list[Touch]] = {site: [] for site in self.sites}
+        for name, axes in self._axes.items():
+            place = {axis.site: i for i, axis in enumerate(axes)}
+            for i, (site, dual) in enumerate(axes):
+                if site is not None:
+                    found[site].append(Touch(name, i, dual, place.get(self.sites[site].within or "")))
+        return found
+
     def axes(self, name: str) -> tuple[Axis, ...]:
         """The typed axes of one parameter."""
-        return tuple(Axis.parse(text) for text in self.types[name].split())
+        return self._axes[name]
 
     def touching(self, site: str) -> list[Touch]:
         """The parameters that write or read a site."""
-        within, found = self.sites[site].within, []
-        for name in self.types:
-            axes = self.axes(name)
-            outer = next((i for i, axis in enumerate(axes) if within is not None and axis.site == within), None)
-            found += [Touch(name, i, axis.dual, outer) for i, axis in enumerate(axes) if axis.site == site]
-        return found
+        return self._touching[site]
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -31,10 +31,11 @@ class _Movable(nn.Module):
             spec.sites[name].symmetry.latent(spec.sites[name].size, spec.batch(name)).to(network.reference)
             for name in sites
         )
+        self.identity = spec.identity()
 
     def alignment(self) -> Alignment:
         learned = {n: self.spec.sites[n].symmetry.learn(z) for n, z in zip(self.sites, self.latents, strict=True)}
-        return replace(self.spec.identity(), maps=self.spec.identity().maps | learned)
+        return replace(self.identity, maps=self.identity.maps | learned)
 
     def forward(self) -> Network:
         """The moved network, differentiable in the latents."""
