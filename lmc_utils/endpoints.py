@@ -216,6 +216,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         model = BUILDERS[metadata["architecture"]](**metadata["config"])
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}  # stored small
     model.load_state_dict(tensors, assign=True)
+    if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
+        model.tie_weights()
     return Checkpoint(model.requires_grad_(False).eval(), metadata)
 
 

@@ -349,5 +349,6 @@ def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
     """Write a safetensors file so that ``path`` is at every moment either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata)
+    whole = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    save_file(whole, temporary, metadata)  # copies: safetensors takes no tied weights
     os.replace(temporary, path)
