@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .networks.base import Network, check_same_architecture
@@ -112,8 +112,10 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
         If there is no batch.
     """
     loss, correct, count, kept = 0.0, 0, 0, []
+    module = isinstance(network, nn.Module)  # which expects its inputs where it is; a Network fetches them
+    device = next((p.device for p in network.parameters()), None) if module else None
     for inputs, targets in batches:
-        logits = logits_of(network(inputs))
+        logits = logits_of(network(inputs if device is None else inputs.to(device)))
         targets = targets.to(logits.device)
         loss += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum").item()
         correct += (logits.argmax(-1) == targets).sum().item()

@@ -118,6 +118,7 @@ def fit(
 
     accelerator = Accelerator()
     every = every or max(1, steps // 10)
+    module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=betas)
     run = {"steps": steps, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "betas": list(betas),
            "warmup": warmup, "clip": clip, "average": average, "seed": seed, "every": every, "patience": patience,
@@ -307,7 +308,7 @@ def train(
     Returns
     -------
     nn.Module
-        The trained copy, in evaluation mode.
+        The trained copy, in evaluation mode, on the device where it was trained.
 
     Raises
     ------
