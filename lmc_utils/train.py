@@ -111,8 +111,8 @@ def fit(
     Raises
     ------
     ValueError
-        If there is no batch, the checkpoint is corrupt or of another run, or the loss is not finite (the last
-        checkpoint stays).
+        If there is no batch, or none in a later round; if the checkpoint is corrupt or of another run; if the loss
+        is not finite (the last checkpoint stays).
     """
     from accelerate import Accelerator
 
@@ -162,8 +162,10 @@ def fit(
                 bar.set_postfix(loss=f"{state.loss[-1]:.3f}")
                 if checkpoint and accelerator.is_main_process:
                     state.save(checkpoint, run)
-    if state.step == 0 and steps:
-        raise ValueError("no batch to learn from: the data are empty")
+        else:  # only an empty round ends the rounds
+            if state.step < steps:
+                how = "can be iterated only once" if state.step else "are empty"
+                raise ValueError(f"no batch for step {state.step + 1} of {steps}: the data {how}")
     module.load_state_dict(state.best or result.state_dict())
     return History(tuple(state.loss), state.validation)
 
