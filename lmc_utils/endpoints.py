@@ -30,7 +30,7 @@ class Preset:
     Parameters
     ----------
     architecture, config
-        What :data:`BUILDERS` calls it, and its arguments, but for those that the data decide.
+        ``"mlp"``, ``"vit"`` or ``"gpt2"``, and the arguments of what builds it, but for those that the data decide.
     recipe
         Arguments of :func:`lmc_utils.train`.
     data
@@ -38,7 +38,7 @@ class Preset:
     context, samples
         Tokens in a sample of text; how many samples of the training split to use (None: all).
     augment
-        Which of :data:`AUGMENT` changes the images at each step.
+        How images change at each step: ``"flip"``, ``"crop"``, ``"crop and jitter"``, ``"crop and policy"``, or not.
     """
 
     architecture: str

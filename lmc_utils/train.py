@@ -89,8 +89,8 @@ def fit(
     module
         Its parameters are learned; its forward returns the loss of a batch, a scalar in nats.
     batches
-        :class:`Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into ``batch_size``;
-        any other re-iterable of ``(inputs, targets)`` is taken as it comes.
+        :class:`lmc_utils.data.Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into
+        ``batch_size``; any other re-iterable of ``(inputs, targets)`` is taken as it comes.
     steps, lr, batch_size, weight_decay, betas, warmup, clip, average
         Steps in all; the highest learning rate; samples in a step; AdamW's decay and betas; the fraction of the steps
         in which the rate rises; the largest norm of the gradient; the decay of a running average of the parameters,
