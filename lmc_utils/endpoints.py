@@ -122,7 +122,8 @@ def shaped(architecture: str, config: dict, data: Data) -> dict:
         raise ValueError(f"{architecture!r} reads images, but {data.name!r} holds text")
     channels, height, width = data.train.inputs.shape[1:]
     if architecture == "mlp":
-        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]}
+        rest = {key: value for key, value in config.items() if key != "hidden"}
+        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]} | rest
     return config | {"img_size": [height, width], "in_chans": channels, "num_classes": len(data.classes)}
 
 
