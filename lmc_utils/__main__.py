@@ -81,8 +81,8 @@ def train_endpoint(args: argparse.Namespace) -> None:
     recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
     if unknown := set(recipe) - RECIPE:
         raise ValueError(f"--recipe has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
-    data = load_data(args.data or preset.data, context=preset.context)
     config = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
+    data = load_data(args.data or preset.data, context=config.get("n_positions", 128))
     config = shaped(preset.architecture, config, data)
     torch.manual_seed(args.seed)
     try:

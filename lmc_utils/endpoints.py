@@ -35,8 +35,8 @@ class Preset:
         Arguments of :func:`lmc_utils.train`.
     data
         What ships, or a name on the hub.
-    context, samples
-        Tokens in a sample of text; how many samples of the training split to use (None: all).
+    samples
+        How many samples of the training split to use (None: all). Texts are cut as long as the network reads.
     augment
         How images change at each step: ``"flip"``, ``"crop"``, ``"crop and jitter"``, ``"crop and policy"``, or not.
     """
@@ -45,7 +45,6 @@ class Preset:
     config: dict
     recipe: dict
     data: str
-    context: int = 128
     samples: int | None = None
     augment: str | None = None
 
@@ -100,14 +99,12 @@ PRESETS |= {
         PAPER_GPT2 | {"n_embd": 256, "n_head": 4, "n_inner": 1024, "n_positions": 256},
         {"epochs": 100, "batch_size": 32, "lr": 3e-4, "weight_decay": 0.01, "warmup": 0.05, "patience": 5},
         "Trelis/tiny-shakespeare",
-        context=256,
     ),
     "paper-bookcorpus": Preset(
         "gpt2",
         PAPER_GPT2 | {"n_embd": 512, "n_head": 8, "n_inner": 2048, "n_positions": 512},
         {"epochs": 5, "batch_size": 64, "lr": 2.5e-4, "weight_decay": 0.01, "warmup": 0.05},
         "bookcorpus/bookcorpus",
-        context=512,
     ),
 }
 
