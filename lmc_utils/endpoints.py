@@ -57,6 +57,7 @@ GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_inner": 512, "n_positions":
         "eos_token_id": 0}  # fmt: skip
 GPT2_RECIPE = {"batch_size": 16, "lr": 1.5e-3, "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}
 
+#: What ``python -m lmc_utils train`` makes, by name; those that begin with ``paper-`` are as the paper has them.
 PRESETS: dict[str, Preset] = {
     "mlp": Preset("mlp", {"hidden": [256, 256, 256]}, {"epochs": 8, "batch_size": 128, "lr": 1e-3}, "fashion-mnist"),
     "vit": Preset("vit", VIT, VIT_RECIPE, "fashion-mnist", augment="flip"),
