@@ -292,7 +292,8 @@ def train(
     Parameters
     ----------
     model
-        Where to start; it is not changed.
+        Where to start; it is not changed. Parts of it may be frozen; where all is, as in what
+        :func:`lmc_utils.load_endpoint` gives, all is trained.
     batches
         Training data; shuffled anew each epoch, in an order that ``seed`` and the epoch decide.
     epochs, batch_size, lr, weight_decay, betas, warmup, clip, average, augment
@@ -318,6 +319,8 @@ def train(
         If the checkpoint is corrupt or belongs to another run, or the loss becomes NaN (the last checkpoint stays).
     """
     whole = _Supervised(copy.deepcopy(model).train())
+    if not any(p.requires_grad for p in whole.parameters()):  # as end points are loaded
+        whole.requires_grad_(True)
 
     def validate(module: nn.Module) -> float:
         loss = evaluate(module.network.eval(), validation).loss

@@ -221,6 +221,17 @@ def test_clipping_bounds_how_far_a_bad_sample_moves_the_weights(make_batches):
     assert (weights(lmc.train(model, batches, epochs=2, lr=1e-2)) - weights(model)).abs().max() > 5e-3
 
 
+@pytest.mark.parametrize(("free", "moving"), [([], "all"), (["fc1"], ["fc1.weight", "fc1.bias"])])
+def test_an_end_point_is_trained_on_but_for_its_frozen_parts(make_batches, free, moving):
+    model = mlp((4, 5, 3)).requires_grad_(False)  # as end points are loaded
+    for name in free:
+        model.get_submodule(name).requires_grad_(True)
+    start, trained = model.state_dict(), lmc.train(model, make_batches((4, 5, 3))).state_dict()
+    assert [name for name in start if not torch.equal(start[name], trained[name])] == (
+        list(start) if moving == "all" else moving
+    )
+
+
 def test_augmentation_sees_single_inputs(make_batches):
     batches, seen = make_batches((4, 5, 3)), []
     lmc.train(mlp((4, 5, 3)), batches, epochs=2, batch_size=20, augment=lambda x: seen.append(x) or x)
@@ -234,7 +245,7 @@ def spoilt(make_batches):
     """A trained network, the data that it knows, and the same inputs with wrong targets."""
     batches = make_batches((4, 16, 3))
     model = lmc.train(mlp((4, 16, 3)), batches, epochs=20, batch_size=10, lr=1e-2)
-    return model.requires_grad_(True), batches, lmc.data.Batches(batches.inputs, (batches.targets + 1) % 3, 10)
+    return model, batches, lmc.data.Batches(batches.inputs, (batches.targets + 1) % 3, 10)
 
 
 def validation_losses(path: Path) -> list[float]:
@@ -352,7 +363,7 @@ def folders(tmp_path, hub) -> dict[str, str]:
     return {"mlp": images, "vit": images, "gpt2": text}
 
 
-@pytest.mark.parametrize("preset", ["mlp", "vit", "vit-token", "gpt2"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if not name.startswith("paper-")])
 def test_the_command_line_trains_each_architecture_from_its_presets(folders, tmp_path, capsys, preset):
     architecture = PRESETS[preset].architecture
     command = ["train", architecture, "--preset", preset, "--data", folders[architecture], "--seed", "4"]

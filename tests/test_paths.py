@@ -64,6 +64,14 @@ def test_an_answer_may_be_an_object_that_has_logits(make_mlp, make_batches):
     assert torch.equal(wrapped.logits, plain.logits)
 
 
+def test_inputs_are_brought_to_where_a_module_is(make_batches):
+    seen = []
+    module = torch.nn.Linear(4, 3, device="meta")
+    module.forward = lambda x: seen.append(x.device.type) or torch.zeros(len(x), 3)
+    lmc.evaluate(module, make_batches(WIDTHS))
+    assert set(seen) == {"meta"}
+
+
 def test_examples_are_the_first_samples_with_their_answers(make_mlp, make_batches):
     a, b, batches = make_mlp(seed=0), make_mlp(seed=1), make_batches(WIDTHS)
     examples = lmc.interpolate(a, b, batches, points=3).examples
