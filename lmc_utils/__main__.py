@@ -20,6 +20,8 @@ from .paths import evaluate, interpolate, merge
 from .symmetry import LEVELS
 from .train import train
 
+RECIPE = set(train.__kwdefaults__) - {"augment", "validation", "seed", "checkpoint"}  # these the command decides
+
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and run; errors of the user's making end in one line, not in a traceback."""
@@ -33,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--preset", choices=list(PRESETS), help="which recipe; default: the architecture's own")
     command.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
     command.add_argument("--data", help="a shipped data set, a hub name or a local folder; default: the preset's")
-    command.add_argument("--config", type=json.loads, default={}, help="changes of the preset's network, as JSON")
-    command.add_argument("--recipe", type=json.loads, default={}, help="changes of lmc.train's arguments, as JSON")
+    command.add_argument("--config", type=changes, default={}, help="changes of the preset's network, as JSON")
+    command.add_argument("--recipe", type=changes, default={}, help="changes of lmc.train's arguments, as JSON")
     for name, kind in (("epochs", float), ("batch-size", int), ("lr", float), ("weight-decay", float)):
         command.add_argument(f"--{name}", type=kind, help="instead of the preset's")
     command.add_argument("--hidden", type=int, nargs="+", help="units of each hidden layer of an mlp")
@@ -59,6 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit("interrupted; the same command goes on from the last finished epoch")
 
 
+def changes(text: str) -> dict:
+    """A JSON object."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'it takes an object such as {{"lr": 0.001}}, not {text}')
+    return found
+
+
 def train_endpoint(args: argparse.Namespace) -> None:
     """Train one end point and write it; a run that was interrupted goes on where it stopped."""
     from accelerate import PartialState
@@ -69,11 +79,16 @@ def train_endpoint(args: argparse.Namespace) -> None:
         raise ValueError(f"preset {name!r} is for {preset.architecture!r}, not for {args.architecture!r}")
     flags = {key: getattr(args, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
     recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
-    data = load_data(args.data or preset.data, context=preset.context)
+    if unknown := set(recipe) - RECIPE:
+        raise ValueError(f"--recipe has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
     config = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
+    data = load_data(args.data or preset.data, context=config.get("n_positions", 128))
     config = shaped(preset.architecture, config, data)
     torch.manual_seed(args.seed)
-    model = BUILDERS[args.architecture](**config)
+    try:
+        model = BUILDERS[args.architecture](**config)
+    except TypeError as error:
+        raise ValueError(f"there is no such {args.architecture}: {error}") from error
     path = args.out / f"{name}-seed{args.seed}.safetensors"
     unfinished = path.with_suffix(".unfinished")
     batches = data.train if preset.samples is None else data.train.take(preset.samples)

@@ -30,22 +30,21 @@ class Preset:
     Parameters
     ----------
     architecture, config
-        What :data:`BUILDERS` calls it, and its arguments, but for those that the data decide.
+        ``"mlp"``, ``"vit"`` or ``"gpt2"``, and the arguments of what builds it, but for those that the data decide.
     recipe
         Arguments of :func:`lmc_utils.train`.
     data
         What ships, or a name on the hub.
-    context, samples
-        Tokens in a sample of text; how many samples of the training split to use (None: all).
+    samples
+        How many samples of the training split to use (None: all). Texts are cut as long as the network reads.
     augment
-        Which of :data:`AUGMENT` changes the images at each step.
+        How images change at each step: ``"flip"``, ``"crop"``, ``"crop and jitter"``, ``"crop and policy"``, or not.
     """
 
     architecture: str
     config: dict
     recipe: dict
     data: str
-    context: int = 128
     samples: int | None = None
     augment: str | None = None
 
@@ -58,6 +57,7 @@ GPT2 = {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_inner": 512, "n_positions":
         "eos_token_id": 0}  # fmt: skip
 GPT2_RECIPE = {"batch_size": 16, "lr": 1.5e-3, "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0}
 
+#: What ``python -m lmc_utils train`` makes, by name; those that begin with ``paper-`` are as the paper has them.
 PRESETS: dict[str, Preset] = {
     "mlp": Preset("mlp", {"hidden": [256, 256, 256]}, {"epochs": 8, "batch_size": 128, "lr": 1e-3}, "fashion-mnist"),
     "vit": Preset("vit", VIT, VIT_RECIPE, "fashion-mnist", augment="flip"),
@@ -100,14 +100,12 @@ PRESETS |= {
         PAPER_GPT2 | {"n_embd": 256, "n_head": 4, "n_inner": 1024, "n_positions": 256},
         {"epochs": 100, "batch_size": 32, "lr": 3e-4, "weight_decay": 0.01, "warmup": 0.05, "patience": 5},
         "Trelis/tiny-shakespeare",
-        context=256,
     ),
     "paper-bookcorpus": Preset(
         "gpt2",
         PAPER_GPT2 | {"n_embd": 512, "n_head": 8, "n_inner": 2048, "n_positions": 512},
         {"epochs": 5, "batch_size": 64, "lr": 2.5e-4, "weight_decay": 0.01, "warmup": 0.05},
         "bookcorpus/bookcorpus",
-        context=512,
     ),
 }
 
@@ -122,7 +120,8 @@ def shaped(architecture: str, config: dict, data: Data) -> dict:
         raise ValueError(f"{architecture!r} reads images, but {data.name!r} holds text")
     channels, height, width = data.train.inputs.shape[1:]
     if architecture == "mlp":
-        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]}
+        rest = {key: value for key, value in config.items() if key != "hidden"}
+        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]} | rest
     return config | {"img_size": [height, width], "in_chans": channels, "num_classes": len(data.classes)}
 
 
@@ -216,6 +215,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         model = BUILDERS[metadata["architecture"]](**metadata["config"])
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}  # stored small
     model.load_state_dict(tensors, assign=True)
+    if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
+        model.tie_weights()
     return Checkpoint(model.requires_grad_(False).eval(), metadata)
 
 

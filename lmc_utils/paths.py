@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .networks.base import Network, check_same_architecture
@@ -112,8 +112,10 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
         If there is no batch.
     """
     loss, correct, count, kept = 0.0, 0, 0, []
+    module = isinstance(network, nn.Module)  # which expects its inputs where it is; a Network fetches them
+    device = next((p.device for p in network.parameters()), None) if module else None
     for inputs, targets in batches:
-        logits = logits_of(network(inputs))
+        logits = logits_of(network(inputs if device is None else inputs.to(device)))
         targets = targets.to(logits.device)
         loss += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum").item()
         correct += (logits.argmax(-1) == targets).sum().item()
@@ -129,7 +131,8 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
 def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
     """The mean cross entropy after one temperature, the best for these targets, has divided the logits; in nats.
 
-    What is left of a loss when being too sure, or not sure enough, costs nothing (arXiv 1706.04599).
+    What is left of a loss when being too sure, or not sure enough, costs nothing (arXiv 1706.04599): the same for
+    all positive multiples of the logits.
 
     Parameters
     ----------
@@ -138,10 +141,12 @@ def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    def loss(log_temperature: float) -> float:
-        return cross_entropy(logits / math.exp(log_temperature), targets).item()
+    unit = logits.std().item() or 1.0  # so that the search does not depend on the scale that is sought
 
-    return minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-3}).fun
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(logits / (unit * math.exp(log_temperature)), targets).item()
+
+    return minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-3}).fun
 
 
 @dataclass(frozen=True)
@@ -240,9 +245,10 @@ class Curve:
         if axes is None:
             _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
         look = style(label)
-        for ax, values, name in zip(axes, (self.loss, self.accuracy), ("loss (nats)", "accuracy"), strict=True):
+        drawn = (self.loss, self.baseline, "loss (nats)"), (self.accuracy, self.accuracy, "accuracy")
+        for ax, (values, line, name) in zip(axes, drawn, strict=True):
             ax.plot(self.lambdas, values, color=look.color, linestyle=look.dash, label=label)
-            ax.plot([0, 1], values[[0, -1]], color=look.color, linewidth=0.8, alpha=0.6, marker="o", markersize=4)
+            ax.plot([0, 1], line[[0, -1]], color=look.color, linewidth=0.8, alpha=0.6, marker="o", markersize=4)
             ax.set(xlabel=r"$\lambda$", ylabel=name, xlim=(-0.02, 1.02))
             ax.spines[["top", "right"]].set_visible(False)
         at = self.excess.argmax()
@@ -267,7 +273,7 @@ def barrier(curve: Curve, convention: str = "line") -> float:
     ValueError
         If the convention is unknown, or it is the midpoint's and the grid has none.
     """
-    ends = curve.loss[[0, -1]]
+    ends = curve.baseline[[0, -1]]
     match convention:
         case "line":
             return curve.excess.max().item()

@@ -309,11 +309,15 @@ class SoftPermutation(_Matrix):
     def dual(self) -> Tensor:
         return self.values
 
+    def inverse(self) -> Self:
+        """There is none: raises ValueError."""
+        raise ValueError("a mixture of units has no inverse in its class: it loses what it mixes")
+
     @classmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
         if m not in (None, n):
             raise ValueError(f"a doubly stochastic matrix is square: it cannot map {n} units to {m}")
-        return cls(sinkhorn(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)))
+        return cls.project(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64).exp())
 
     @classmethod
     def solve(cls, cost: Tensor) -> Self:

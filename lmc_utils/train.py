@@ -89,8 +89,8 @@ def fit(
     module
         Its parameters are learned; its forward returns the loss of a batch, a scalar in nats.
     batches
-        :class:`Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into ``batch_size``;
-        any other re-iterable of ``(inputs, targets)`` is taken as it comes.
+        :class:`lmc_utils.data.Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into
+        ``batch_size``; any other re-iterable of ``(inputs, targets)`` is taken as it comes.
     steps, lr, batch_size, weight_decay, betas, warmup, clip, average
         Steps in all; the highest learning rate; samples in a step; AdamW's decay and betas; the fraction of the steps
         in which the rate rises; the largest norm of the gradient; the decay of a running average of the parameters,
@@ -111,13 +111,14 @@ def fit(
     Raises
     ------
     ValueError
-        If there is no batch, the checkpoint is corrupt or of another run, or the loss is not finite (the last
-        checkpoint stays).
+        If there is no batch, or none in a later round; if the checkpoint is corrupt or of another run; if the loss
+        is not finite (the last checkpoint stays).
     """
     from accelerate import Accelerator
 
     accelerator = Accelerator()
     every = every or max(1, steps // 10)
+    module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=betas)
     run = {"steps": steps, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "betas": list(betas),
            "warmup": warmup, "clip": clip, "average": average, "seed": seed, "every": every, "patience": patience,
@@ -161,8 +162,10 @@ def fit(
                 bar.set_postfix(loss=f"{state.loss[-1]:.3f}")
                 if checkpoint and accelerator.is_main_process:
                     state.save(checkpoint, run)
-    if state.step == 0 and steps:
-        raise ValueError("no batch to learn from: the data are empty")
+        else:  # only an empty round ends the rounds
+            if state.step < steps:
+                how = "can be iterated only once" if state.step else "are empty"
+                raise ValueError(f"no batch for step {state.step + 1} of {steps}: the data {how}")
     module.load_state_dict(state.best or result.state_dict())
     return History(tuple(state.loss), state.validation)
 
@@ -289,7 +292,8 @@ def train(
     Parameters
     ----------
     model
-        Where to start; it is not changed.
+        Where to start; it is not changed. Parts of it may be frozen; where all is, as in what
+        :func:`lmc_utils.load_endpoint` gives, all is trained.
     batches
         Training data; shuffled anew each epoch, in an order that ``seed`` and the epoch decide.
     epochs, batch_size, lr, weight_decay, betas, warmup, clip, average, augment
@@ -307,7 +311,7 @@ def train(
     Returns
     -------
     nn.Module
-        The trained copy, in evaluation mode.
+        The trained copy, in evaluation mode, on the device where it was trained.
 
     Raises
     ------
@@ -315,6 +319,8 @@ def train(
         If the checkpoint is corrupt or belongs to another run, or the loss becomes NaN (the last checkpoint stays).
     """
     whole = _Supervised(copy.deepcopy(model).train())
+    if not any(p.requires_grad for p in whole.parameters()):  # as end points are loaded
+        whole.requires_grad_(True)
 
     def validate(module: nn.Module) -> float:
         loss = evaluate(module.network.eval(), validation).loss
@@ -349,5 +355,6 @@ def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
     """Write a safetensors file so that ``path`` is at every moment either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata)
+    whole = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    save_file(whole, temporary, metadata)  # copies: safetensors takes no tied weights
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the built book lies, and a Chromium that has no network."""
+"""Shared by all tests: where the built book lies, a Chromium without network, local data, small networks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -38,6 +40,22 @@ def browser_type_launch_args() -> dict:
 def browser_context_args() -> dict:
     """Every page is opened as a reader would with the network cable pulled out."""
     return {"offline": True}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> None:
+    """A hub that cannot be reached, and a cache that is not the user's."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def write_table(folder: Path, splits: dict[str, dict[str, list]], features: datasets.Features | None = None) -> Path:
+    """A local folder that `load_data` reads: one Parquet file a split."""
+    folder.mkdir()
+    for split, columns in splits.items():
+        datasets.Dataset.from_dict(columns, features).to_parquet(folder / f"{split}.parquet")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from conftest import write_table
 from PIL import Image
 from pyarrow import parquet
 from tokenizers import Tokenizer
@@ -42,14 +42,6 @@ def assets(tmp_path, monkeypatch) -> Path:
     data._shipped.cache_clear()
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> None:
-    """A hub that cannot be reached, and a cache that is not the user's."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-
-
 def write_images(folder: Path, counts: dict[str, int], mode: str = "RGB", sizes: tuple[int, ...] = (6,)) -> Path:
     """A folder of images as people keep them: split / class / file.png."""
     random = np.random.default_rng(0)
@@ -59,13 +51,6 @@ def write_images(folder: Path, counts: dict[str, int], mode: str = "RGB", sizes:
             path = folder / split / ("cat", "dog")[i % 2] / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).convert(mode).save(path)
-    return folder
-
-
-def write_table(folder: Path, splits: dict[str, dict[str, list]], features: datasets.Features | None = None) -> Path:
-    folder.mkdir()
-    for split, columns in splits.items():
-        datasets.Dataset.from_dict(columns, features).to_parquet(folder / f"{split}.parquet")
     return folder
 
 

@@ -59,6 +59,12 @@ def pairs() -> dict[str, tuple[lmc.Network, lmc.Network, Batches]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def starts(pairs) -> dict[str, lmc.Alignment]:
+    """What learning starts from by default, found once."""
+    return {name: lmc.weight_matching(a, b) for name, (a, b, _) in pairs.items()}
+
+
 def _double(batches: Batches) -> Batches:
     return (
         Batches(batches.inputs.double(), *list(vars(batches).values())[1:])
@@ -90,17 +96,16 @@ def test_whatever_is_learned_is_a_symmetry(pairs, name, allow):
 
 
 @every_architecture
-def test_learning_lowers_the_loss_of_the_average(pairs, name):
-    a, b, batches = pairs[name]
-    start = lmc.weight_matching(a, b)
+def test_learning_lowers_the_loss_of_the_average(pairs, starts, name):
+    (a, b, batches), start = pairs[name], starts[name]
     g = lmc.learned_matching(a, b, batches, init=start, steps=80)
     assert middle(a, g(b), batches) < middle(a, start(b), batches) - 0.01
     assert len(g.history.loss) == 80
 
 
-def test_the_residual_map_stays_off_the_all_ones_vector(pairs):
+def test_the_residual_map_stays_off_the_all_ones_vector(pairs, starts):
     a, b, batches = pairs["gpt2"]
-    g = lmc.learned_matching(a, b, batches, steps=30, lr=0.1)
+    g = lmc.learned_matching(a, b, batches, init=starts["gpt2"], steps=30, lr=0.1)
     ones = torch.ones(16, dtype=torch.float64)
     assert (g["r"].matrix() @ ones - ones).abs().max() < 1e-12
     merged = lmc.merge(a, g(b))
@@ -120,17 +125,18 @@ def test_permutations_flip_by_straight_through_gradients(pairs):
 
 
 @every_architecture
-def test_two_runs_with_one_seed_are_the_same_run(pairs, name):
+def test_two_runs_with_one_seed_are_the_same_run(pairs, starts, name):
     a, b, batches = pairs[name]
-    first, again, other = (lmc.learned_matching(a, b, batches, steps=6, seed=seed) for seed in (0, 0, 1))
+    run = partial(lmc.learned_matching, a, b, batches, init=starts[name], steps=6)
+    first, again, other = (run(seed=seed) for seed in (0, 0, 1))
     assert first.history == again.history
     assert first.history != other.history
     assert all(torch.equal(first(b).params[key], p) for key, p in again(b).params.items())
 
 
-def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(pairs, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(pairs, starts, tmp_path, monkeypatch):
     a, b, batches = pairs["gpt2"]
-    run = partial(lmc.learned_matching, a, b, batches, steps=20, validation=batches)
+    run = partial(lmc.learned_matching, a, b, batches, init=starts["gpt2"], steps=20, validation=batches)
     whole = run()
     path, saves = tmp_path / "run.safetensors", []
 
@@ -150,10 +156,10 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(pairs, tmp_pat
         run(checkpoint=path, allow="orthogonal")
 
 
-def test_the_best_alignment_on_the_validation_data_is_kept(pairs):
+def test_the_best_alignment_on_the_validation_data_is_kept(pairs, starts):
     a, b, batches = pairs["gpt2"]
     shuffled = [(x, y.flip(1)) for x, y in batches]  # learning from wrong targets makes the right ones worse
-    run = {"steps": 20, "lr": 0.3, "validation": batches}
+    run = {"init": starts["gpt2"], "steps": 20, "lr": 0.3, "validation": batches}
     g = lmc.learned_matching(a, b, shuffled, **run)
     losses = g.history.validation
     assert list(losses) == list(range(2, 21, 2))
@@ -163,15 +169,14 @@ def test_the_best_alignment_on_the_validation_data_is_kept(pairs):
     g.history.plot()
 
 
-def test_moving_both_ends_gives_one_map_to_the_same_effect(pairs):
-    a, b, batches = pairs["gpt2"]
-    start = lmc.weight_matching(a, b)
+def test_moving_both_ends_gives_one_map_to_the_same_effect(pairs, starts):
+    (a, b, batches), start = pairs["gpt2"], starts["gpt2"]
     g = lmc.learned_matching(a, b, batches, init=start, dual=True, steps=40)
     assert difference(g(b), b, batches) < 1e-9
     assert middle(a, g(b), batches) < middle(a, start(b), batches)
 
 
-def test_any_sampler_and_the_ensemble_as_target(pairs):
+def test_any_sampler_and_the_ensemble_as_target(pairs, starts):
     a, b, batches = pairs["vit"]
     drawn = []
 
@@ -179,7 +184,7 @@ def test_any_sampler_and_the_ensemble_as_target(pairs):
         drawn.append(float(torch.rand(()) < 0.5))
         return drawn[-1]
 
-    lmc.learned_matching(a, b, batches, steps=12, lambdas=at_the_ends)
+    lmc.learned_matching(a, b, batches, init=starts["vit"], steps=12, lambdas=at_the_ends)
     assert set(drawn) == {0.0, 1.0}
     g = lmc.learned_matching(a, a, batches, init=a.spec.identity(), steps=5, lr=1e-9, lambdas=(0, 0), target="ensemble")
     answers = a(batches.inputs).softmax(-1)
@@ -197,9 +202,9 @@ def test_soft_maps_change_the_end_point_and_are_measured_against_the_original(pa
     assert honest.baseline[-1] != honest.loss[-1]
 
 
-def test_heads_stay_whole_when_units_are_mixed(pairs):
+def test_heads_stay_whole_when_units_are_mixed(pairs, starts):
     a, b, batches = pairs["gpt2"]
-    g = lmc.learned_matching(a, b, batches, soft=True, steps=3)
+    g = lmc.learned_matching(a, b, batches, init=starts["gpt2"], soft=True, steps=3)
     assert isinstance(g["heads.0"], lmc.Permutation)
     assert isinstance(g["ff.0"], lmc.SoftPermutation)
 
@@ -229,17 +234,18 @@ def test_circuits_are_averaged_as_products(pairs, name):
     assert not hasattr(merged.to_model()(x), "nothing")  # the wide network is an ordinary module
 
 
-def test_matching_in_circuit_space(pairs):
+def test_matching_in_circuit_space(pairs, starts):
     a, b, batches = pairs["gpt2"]
-    g = lmc.learned_matching(a, b, batches, merge=lmc.merge_circuits, sites=["r"], steps=10)
+    run = {"init": starts["gpt2"], "merge": lmc.merge_circuits, "sites": ["r"], "steps": 10}
+    g = lmc.learned_matching(a, b, batches, **run)
     assert difference(g(b), b, batches) < 1e-10
 
 
-def test_a_merged_model_is_an_ordinary_one_with_the_loss_of_the_curve(pairs, tmp_path):
+def test_a_merged_model_is_an_ordinary_one_with_the_loss_of_the_curve(pairs, starts, tmp_path):
     from transformers import GPT2LMHeadModel
 
     a, b, batches = pairs["gpt2"]
-    g = lmc.learned_matching(a, b, batches, steps=10)
+    g = lmc.learned_matching(a, b, batches, init=starts["gpt2"], steps=10)
     curve = lmc.interpolate(a, g(b), batches, points=3)
     lmc.merge(a, g(b)).to(torch.float32).to_model().save_pretrained(tmp_path)
     loss = lmc.evaluate(GPT2LMHeadModel.from_pretrained(tmp_path), batches).loss
@@ -289,14 +295,13 @@ if PartialState().is_main_process:
 
 def test_two_processes_train_and_match_as_one_does(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--multi_gpu",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
     found = []
-    for count in (1, 2):
-        out = tmp_path / f"{count}.json"
-        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(count), "--num_machines", "1",
-                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-        launch += ["--multi_gpu"] * (count > 1)  # Accelerate's word for several processes on one machine
+    for name, how in (("one", []), ("two", launch)):  # --multi_gpu is Accelerate's word for processes on one machine
+        out = tmp_path / f"{name}.json"
         subprocess.run(
-            [sys.executable, *launch, str(tmp_path / "two.py"), str(out)],
+            [sys.executable, *how, str(tmp_path / "two.py"), str(out)],
             check=True,
             timeout=120,
             env=os.environ | {"ACCELERATE_USE_CPU": "true"},

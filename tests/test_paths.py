@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 import lmc_utils as lmc
+from lmc_utils.data import Data
+from lmc_utils.paths import calibrated_loss
 from lmc_utils.repair import moments
 
 matplotlib.use("agg")
@@ -49,6 +56,22 @@ def test_sequences_of_targets_are_counted_one_by_one():
     assert accuracy == pytest.approx((logits.argmax(-1) == targets).double().mean().item())
 
 
+def test_an_answer_may_be_an_object_that_has_logits(make_mlp, make_batches):
+    network, batches = make_mlp(), make_batches(WIDTHS)
+    wrapped = lmc.evaluate(lambda x: SimpleNamespace(logits=network(x)), batches, keep=3)
+    plain = lmc.evaluate(network, batches, keep=3)
+    assert wrapped[:2] == plain[:2]
+    assert torch.equal(wrapped.logits, plain.logits)
+
+
+def test_inputs_are_brought_to_where_a_module_is(make_batches):
+    seen = []
+    module = torch.nn.Linear(4, 3, device="meta")
+    module.forward = lambda x: seen.append(x.device.type) or torch.zeros(len(x), 3)
+    lmc.evaluate(module, make_batches(WIDTHS))
+    assert set(seen) == {"meta"}
+
+
 def test_examples_are_the_first_samples_with_their_answers(make_mlp, make_batches):
     a, b, batches = make_mlp(seed=0), make_mlp(seed=1), make_batches(WIDTHS)
     examples = lmc.interpolate(a, b, batches, points=3).examples
@@ -75,6 +98,84 @@ def test_a_path_below_its_line_has_no_barrier():
     path = curve(1.0, 0.5, 1.0)
     assert path.barrier == 0
     assert lmc.barrier(path, "midpoint") == -0.5
+
+
+def test_the_base_line_may_join_other_end_points(make_mlp, make_batches):
+    a, b, c, batches = *(make_mlp(seed=seed) for seed in range(3)), make_batches(WIDTHS)
+    plain, path = (lmc.interpolate(a, b, batches, points=3, ends=ends) for ends in (None, (a, c)))
+    first, last = (lmc.evaluate(network, batches).loss for network in (a, c))
+    assert path.baseline.tolist() == pytest.approx([first, (first + last) / 2, last])
+    assert path.excess.tolist() == pytest.approx((path.loss - path.baseline).tolist())
+    assert torch.equal(path.loss, plain.loss)
+    axes = path.plot()
+    assert axes[0].lines[1].get_ydata() == pytest.approx([first, last])
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize(("convention", "height"), [("line", 1.5), ("mean", 1.5), ("worst", 1.0), ("midpoint", 1.5)])
+def test_every_convention_measures_from_the_end_points_as_they_were(convention, height):
+    path = replace(curve(1.0, 3.0, 2.5), ends=torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert lmc.barrier(path, convention) == pytest.approx(height)
+
+
+def answers(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of three classes that are right more often than not, and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(3, (40,), generator=generator)
+    noise = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.one_hot(targets, 3) + noise, targets
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(-12, 12).map(lambda x: 2**x))
+def test_the_calibrated_loss_does_not_depend_on_the_scale_of_the_logits(seed, scale):
+    logits, targets = answers(seed)
+    assert calibrated_loss(scale * logits, targets) == pytest.approx(calibrated_loss(logits, targets), abs=1e-6)
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(-5, 5).map(lambda x: 2**x))
+def test_no_temperature_is_better_than_the_calibrated_one(seed, scale):
+    logits, targets = answers(seed)
+    assert calibrated_loss(logits, targets) <= cross_entropy(scale * logits, targets).item() + 1e-6
+
+
+def test_answers_that_say_nothing_or_all_are_calibrated():
+    targets = torch.tensor([0, 1, 2])
+    assert calibrated_loss(torch.zeros(3, 3), targets) == pytest.approx(torch.tensor(3.0).log().item(), abs=1e-4)
+    assert calibrated_loss(torch.eye(3) / 100, targets) == pytest.approx(0, abs=1e-6)
+
+
+def louder(a: lmc.Network, b: lmc.Network, lam: float) -> lmc.Network:
+    """The average, but the nearer the middle, the more sure of its answers."""
+    average = lmc.merge(a, b, lam)
+    last = {name: (1 + 99 * lam * (1 - lam)) * p for name, p in average.params.items() if name.startswith("fc2.")}
+    return replace(average, params=average.params | last)
+
+
+def test_a_barrier_of_too_much_confidence_is_not_one_of_the_calibrated_loss(make_mlp, make_batches):
+    a, batches = make_mlp(), make_batches(WIDTHS)
+    path = lmc.interpolate(a, a, batches, points=5, merge=louder, calibrate=True)
+    assert path.barrier > 1
+    assert path.calibrated_barrier < 1e-5
+    assert (path.calibrated <= path.loss).all()
+
+
+def test_the_calibrated_barrier_must_be_asked_for(make_mlp, make_batches):
+    path = lmc.interpolate(make_mlp(seed=0), make_mlp(seed=1), make_batches(WIDTHS), points=3)
+    with pytest.raises(ValueError, match="calibrate=True"):
+        _ = path.calibrated_barrier
+
+
+def test_barriers_are_those_of_each_split(make_mlp, make_batches):
+    a, b, batches = make_mlp(seed=0), make_mlp(seed=1), make_batches(WIDTHS)
+    data = Data("toy", batches, make_batches(WIDTHS, 30), batches.take(20))
+    how = {"points": 5, "merge": louder}
+    found = lmc.barriers(a, b, data, **how)
+    test, train, validation = (
+        lmc.interpolate(a, b, split, **how, calibrate=True) for split in (data.test, data.train, data.validation)
+    )
+    assert found == (test.barrier, test.accuracy_barrier, test.calibrated_barrier, train.barrier, validation.barrier)
+    assert len({found.test, found.train, found.validation}) == 3
+    assert lmc.barriers(a, b, replace(data, validation=None), **how) == found._replace(validation=None)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -15,16 +16,19 @@ from lmc_utils.symmetry import (
     Permutation,
     ScaledPermutation,
     SemiPermutation,
+    SoftPermutation,
     StreamOrthogonal,
     Symmetry,
     fix_ones,
     newton_schulz,
     polar,
+    sinkhorn,
 )
 
-CLASSES = [Permutation, ScaledPermutation, SemiPermutation, Orthogonal, StreamOrthogonal, Invertible]
+GROUPS = [Permutation, ScaledPermutation, SemiPermutation, Orthogonal, StreamOrthogonal, Invertible]
 WIDENING = [SemiPermutation, Orthogonal, StreamOrthogonal]  # these also map into wider sites
-every_class = pytest.mark.parametrize("cls", CLASSES)
+every_group = pytest.mark.parametrize("cls", GROUPS)
+every_class = pytest.mark.parametrize("cls", [*GROUPS, SoftPermutation])  # mixing units cannot be undone: a semigroup
 sizes, seeds, batches = st.integers(1, 9), st.integers(0, 2**31), st.sampled_from([(), (1,), (3,)])
 
 
@@ -59,15 +63,26 @@ def test_wide_samples_belong_to_the_class_and_have_a_left_inverse(cls, n, extra,
 
 @every_class
 @given(n=sizes, seed1=seeds, seed2=seeds, batch=batches)
-def test_the_class_is_closed_and_has_inverses(cls, n, seed1, seed2, batch):
+def test_the_class_is_closed(cls, n, seed1, seed2, batch):
     g, h = cls.sample(n, generator(seed1), batch=batch), cls.sample(n, generator(seed2), batch=batch)
     assert same((g @ h).matrix(), g.matrix() @ h.matrix())
     assert cls.contains((g @ h).matrix())[0]
+
+
+@every_group
+@given(n=sizes, seed=seeds, batch=batches)
+def test_the_class_has_inverses(cls, n, seed, batch):
+    g = cls.sample(n, generator(seed), batch=batch)
     assert same((g.inverse() @ g).matrix(), cls.identity(n, batch).matrix())
     assert cls.contains(g.inverse().matrix())[0]
 
 
-@every_class
+def test_what_mixes_units_has_no_inverse():
+    with pytest.raises(ValueError, match="loses what it mixes"):
+        SoftPermutation.sample(3, generator(0)).inverse()
+
+
+@every_group
 @given(n=sizes, seed=seeds)
 def test_writers_move_by_the_matrix_and_readers_by_its_dual(cls, n, seed):
     g, x = cls.sample(n, generator(seed)), torch.randn(3, n, 2, generator=generator(seed), dtype=torch.float64)
@@ -113,12 +128,55 @@ def test_no_sampled_element_is_nearer_than_the_projection(cls, n, seed):
         assert (cls.sample(n, generator(other)).matrix() - matrix).norm() >= nearest - 1e-9
 
 
-@pytest.mark.parametrize("cls", [Permutation, ScaledPermutation])
+@pytest.mark.parametrize("cls", [Permutation, ScaledPermutation, SoftPermutation])
 @given(n=st.integers(1, 6), seed=seeds)
 def test_the_assignment_is_optimal(cls, n, seed):
     cost = torch.randn(n, n, generator=generator(seed), dtype=torch.float64)
     best = max(sum(cost[i, p[i]] for i in range(n)) for p in itertools.permutations(range(n)))
     assert (cls.solve(cost).matrix() * cost).sum() == pytest.approx(best.item())
+
+
+@given(n=st.integers(1, 6), seed=seeds)
+def test_no_mixture_scores_more_than_the_best_permutation(n, seed):
+    cost = torch.randn(n, n, generator=generator(seed), dtype=torch.float64)
+    best = (SoftPermutation.solve(cost).matrix() * cost).sum()
+    for other in range(20):
+        assert (SoftPermutation.sample(n, generator(other)).matrix() * cost).sum() <= best + 1e-9
+
+
+@given(n=sizes, seed=seeds)
+def test_a_positive_matrix_is_projected_onto_the_doubly_stochastic_ones(n, seed):
+    once = SoftPermutation.project(torch.rand(n, n, generator=generator(seed), dtype=torch.float64) + 1e-3)
+    assert SoftPermutation.contains(once.matrix()) == (True, "")
+    assert same(SoftPermutation.project(once.matrix()).matrix(), once.matrix())
+
+
+@every_class
+@given(n=sizes, batch=batches)
+def test_learning_starts_at_the_identity(cls, n, batch):
+    start = cls.learn(cls.latent(n, batch)).matrix()
+    near = 0.02 if cls is SoftPermutation else 1e-9  # nowhere zero, so that every entry has a gradient
+    assert torch.allclose(start, cls.identity(n, batch).matrix(), atol=near)
+
+
+@every_class
+@given(n=sizes, seed=seeds, batch=batches)
+def test_whatever_the_latent_what_it_stands_for_belongs_to_the_class(cls, n, seed, batch):
+    latent = torch.randn(cls.latent(n, batch).shape, generator=generator(seed), dtype=torch.float64)
+    near = 1e-2 if cls is SoftPermutation else 1e-8  # its rows and columns are normalised a few times only
+    inside, why = cls.contains(cls.learn(latent).matrix(), near)
+    assert inside, why
+
+
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_learning_has_a_direction_to_start_in(cls, dtype):
+    latent = cls.latent(4, (3,)).to(dtype).requires_grad_()
+    learned = cls.learn(latent).matrix()
+    (learned * torch.randn(3, 4, 4, generator=generator(0), dtype=dtype)).sum().backward()
+    assert learned.dtype == latent.grad.dtype == dtype
+    assert latent.grad.isfinite().all()
+    assert (latent.grad.flatten(1).abs().amax(1) > 1e-3).all()  # of each head
 
 
 @given(n=st.integers(1, 4), extra=st.integers(0, 2), seed=seeds)
@@ -208,6 +266,9 @@ NAN = torch.full((2, 2), torch.nan)
         (Permutation, NAN, "NaN"),
         (ScaledPermutation, torch.tensor([[2.0, 0.0], [1.0, 0.0]]), "exactly one positive entry"),
         (ScaledPermutation, torch.tensor([[-2.0, 0.0], [0.0, 1.0]]), "negative"),
+        (SoftPermutation, torch.ones(3, 2), "not square"),
+        (SoftPermutation, torch.tensor([[1.5, -0.5], [-0.5, 1.5]]), "negative"),
+        (SoftPermutation, torch.tensor([[0.5, 0.5], [0.5, 0.25]]), "sums to one only up to 0.25"),
         (SemiPermutation, torch.tensor([[0.5, 0.5], [0.5, 0.0]]), "more than one positive entry"),
         (SemiPermutation, torch.tensor([[0.5, 0.0], [0.0, 1.0]]), "does not sum to one"),
         (SemiPermutation, torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), "negative"),
@@ -232,6 +293,7 @@ def test_a_matrix_outside_the_class_is_told_why(cls, matrix, reason):
         (lambda: Permutation.solve(NAN), "NaN"),
         (lambda: Orthogonal.solve(NAN), "NaN"),
         (lambda: Permutation.sample(2, generator(0), m=3), "cannot map 2 units to 3"),
+        (lambda: SoftPermutation.sample(2, generator(0), m=3), "cannot map 2 units to 3"),
         (lambda: Permutation.restrict("all"), "allow must be one of permutation, orthogonal, invertible, not 'all'"),
     ],
 )
@@ -260,6 +322,13 @@ REFLECTION = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
 @pytest.mark.parametrize("function", [polar, fix_ones])
 def test_the_polar_factor_has_the_right_gradient_where_torchs_is_nan(function, at):
     assert torch.autograd.gradcheck(function, at.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4, 4)])
+@pytest.mark.parametrize("iterations", [3, 200], ids=["unfinished", "finished"])
+def test_the_doubly_stochastic_matrix_has_the_right_gradient(shape, iterations):
+    at = torch.randn(shape, generator=generator(0), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(partial(sinkhorn, iterations=iterations, atol=0), at)
 
 
 @given(n=st.integers(1, 12), seed=seeds)

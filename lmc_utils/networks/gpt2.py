@@ -31,6 +31,8 @@ def gpt2(**config: Any) -> GPT2LMHeadModel:
     """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    if unknown := [name for name in config if not hasattr(GPT2Config(), name)]:  # which it would keep and not use
+        raise TypeError(f"GPT2Config has no {', '.join(unknown)}")
     return GPT2LMHeadModel(GPT2Config(**config))
 
 
