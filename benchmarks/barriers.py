@@ -56,7 +56,7 @@ def alignments(a: lmc.Network, b: lmc.Network, data: lmc.data.Data, learn: dict)
 def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     """One row for each method, split and lambda of one pair."""
     preset = PRESETS[name]
-    data = lmc.load_data(preset.data, batch_size=50, context=preset.context)
+    data = lmc.load_data(preset.data, batch_size=50, context=preset.config.get("n_positions", 128))
     learning = replace(data, train=data.train.take(preset.samples or len(data.train.inputs)))
     splits = {"test": (data.test, 25, False), "calibrated": (thin(data.test), 13, True)}
     splits |= {"train": (thin(learning.train), 13, False)}

@@ -28,23 +28,27 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
     "class token": ("vit-token", {}, {}, "flip"),
     "pooling": ("vit", {}, {}, "flip"),
     "pooling, dropout .1": ("vit", {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1}, {}, "flip"),
+    "pooling, dropout .1, 8 epochs": (
+        "vit",
+        {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1},
+        {"epochs": 8},
+        "flip",
+    ),
     "pooling, EMA .998": ("vit", {}, {"average": 0.998}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
     "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
     "pooling, 10 epochs": ("vit", {}, {"epochs": 10}, "flip"),
     "pooling, ReLU": ("vit", {"act_layer": "relu"}, {}, "flip"),
     "pooling, 2 epochs": ("vit", {}, {"epochs": 2}, "flip"),
-    "pooling, weight decay .5": ("vit", {}, {"weight_decay": 0.5}, "flip"),
     "pooling, overfit": ("vit-overfit", {}, {}, None),
 }
 LONG = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
 MATCHINGS = {  # name: end points, arguments of learned_matching
     **{name: (name, {"steps": 600}) for name in END_POINTS},
-    "class token, long matching": ("class token", LONG),
-    "pooling, 2000 steps": ("pooling", {"steps": 2000}),
     "pooling, ensemble as target": ("pooling", {"steps": 600, "target": "ensemble"}),
     "pooling, long matching": ("pooling", LONG),
-    "pooling, width 128, long matching": ("pooling, width 128", LONG),
+    "pooling, dropout .1, long matching": ("pooling, dropout .1", LONG),
+    "pooling, dropout .1, 8 epochs, long matching": ("pooling, dropout .1, 8 epochs", LONG),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from .checkpoints import load_pair, load_tokenizer, save_model
-from .data import ASSETS, TOKENIZER, Data, load_data, verify
+from .data import ASSETS, SHIPPED, TOKENIZER, Data, load_data, verify
 from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
 from .matching import weight_matching
 from .networks.base import Architecture
@@ -81,9 +81,10 @@ def train_endpoint(args: argparse.Namespace) -> None:
     recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
     if unknown := set(recipe) - RECIPE:
         raise ValueError(f"--recipe has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
-    config = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
-    data = load_data(args.data or preset.data, context=config.get("n_positions", 128))
-    config = shaped(preset.architecture, config, data)
+    settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
+    context = settings.get("n_positions", 128)
+    data = load_data(args.data or preset.data, context=context)
+    config = shaped(preset.architecture, settings, data)
     torch.manual_seed(args.seed)
     try:
         model = BUILDERS[args.architecture](**config)
@@ -92,12 +93,16 @@ def train_endpoint(args: argparse.Namespace) -> None:
     path = args.out / f"{name}-seed{args.seed}.safetensors"
     unfinished = path.with_suffix(".unfinished")
     batches = data.train if preset.samples is None else data.train.take(preset.samples)
+    samples = len(batches.inputs)
     augment = augmentation(preset.augment, data) if preset.augment else None
     model = train(
         model, batches, **recipe, augment=augment, validation=data.validation, seed=args.seed, checkpoint=unfinished
     )
     if not PartialState().is_main_process:
         return
+    ships = load_data(preset.data, context=context) if preset.data in SHIPPED else data
+    if shaped(preset.architecture, settings, ships) == config:  # measured on what everybody has, where it fits
+        data, batches = ships, ships.train if preset.samples is None else ships.train.take(preset.samples)
     results = {
         f"{split}_{what}": round(value, 5)
         for split, part in (("train", batches), ("validation", data.validation), ("test", data.test))
@@ -110,8 +115,9 @@ def train_endpoint(args: argparse.Namespace) -> None:
         if moved > 1e-3:
             raise ValueError(f"float16 moves the test loss by {moved:.1e}: store float32 ({unfinished} is complete)")
         model = stored
-    save_checkpoint(path, model, args.architecture, config, preset=name, seed=args.seed, data=data.name, recipe=recipe,
-                    samples=len(batches.inputs), augment=preset.augment, **results)  # fmt: skip
+    source = Path(args.data or preset.data).name  # a folder's name, not where it lies on this machine
+    save_checkpoint(path, model, args.architecture, config, preset=name, seed=args.seed, data=source, recipe=recipe,
+                    samples=samples, augment=preset.augment, **results)  # fmt: skip
     unfinished.unlink()
     print(f"{path}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in results.items()))
 

@@ -166,7 +166,10 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
     Parameters
     ----------
     name
-        ``"mlp"``: 784-256-256-256-10 ReLU, trained on the shipped Fashion-MNIST.
+        ``"mlp"``: 784-256-256-256-10 ReLU, trained on the shipped Fashion-MNIST. ``"vit"``: two layers, width 64, global
+        average pooling, trained on all of Fashion-MNIST; ``"vit-token"``: the same with a class token;
+        ``"vit-overfit"``: the same as ``"vit"``, trained long on the shipped part only. ``"gpt2"``: four layers, width
+        128, trained on 411,000 tokens of Shakespeare's plays. The recipes are :data:`lmc_utils.endpoints.PRESETS`.
     seed
         The seed of its initial weights and of the order of its data.
 
@@ -181,9 +184,10 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
         If there is no such end point, or its file is corrupt.
     """
     if seed not in (shipped := list_endpoints()).get(name, []):
+        known = f"{PRESETS[name].architecture} --preset {name}" if name in PRESETS else name
         raise ValueError(
             f"no end point {name!r} with seed {seed}; shipped are {shipped}. "
-            f"Train it with: python -m lmc_utils train {name} --seed {seed}"
+            f"Train it with: python -m lmc_utils train {known} --seed {seed}"
         )
     path = ASSETS / "endpoints" / f"{name}-seed{seed}.safetensors"
     verify(path)
