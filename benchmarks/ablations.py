@@ -8,14 +8,11 @@ Barriers are measured at 5 lambdas on every sixth window of the test split, and 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
-from results import write
+from results import command
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -72,22 +69,6 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, required=True, help="where finished pairs are kept")
-    parser.add_argument("--pairs", nargs="+", help="such as 0-1; default: all of the shipped seeds")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    pairs = {"{}-{}".format(*pair): pair for pair in combinations(lmc.list_endpoints()["gpt2"], 2)}
-    paths = {name: args.out / f"ablations-{name}.json" for name in args.pairs or pairs}
-    if args.what == "run":
-        for name, path in paths.items():
-            if not path.exists():
-                path.write_text(json.dumps(ablate(pairs[name])))
-    else:
-        write("ablations", [row for path in paths.values() for row in json.loads(path.read_text())])
-
-
 if __name__ == "__main__":
-    main()
+    pairs = {"{}-{}".format(*pair): pair for pair in combinations(lmc.list_endpoints()["gpt2"], 2)}
+    command(__doc__, "ablations", pairs, lambda name, _: ablate(pairs[name]))

@@ -1,24 +1,21 @@
 """The barriers of all shipped transformers by every method, on every split: the book's main table.
 
-    python benchmarks/barriers.py run --out WORK [--sets gpt2 vit ...] [--pairs 0-1 ...]
+    python benchmarks/barriers.py run --out WORK [--cases gpt2-0-1 ...]
     python benchmarks/barriers.py table --out WORK     # lmc_utils/assets/results/barriers.csv
 
-Each set and pair that is not in WORK yet is computed; an hour or two on two cores (run pairs side by side). The
+Each pair that is not in WORK yet is computed; two hours on one core (run cases side by side). The
 table holds whole curves, one row a lambda, so that every barrier in the book can be computed from it again: 25 lambdas
-on the full test split; 13 on a part of the other splits, and of the test split with one temperature a network (split
+on the full test split; 7 on a part of the other splits, and of the test split with one temperature a network (split
 "calibrated").
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
-from results import write
+from results import command
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -58,10 +55,10 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     preset = PRESETS[name]
     data = lmc.load_data(preset.data, batch_size=50, context=preset.config.get("n_positions", 128))
     learning = replace(data, train=data.train.take(preset.samples or len(data.train.inputs)))
-    splits = {"test": (data.test, 25, False), "calibrated": (thin(data.test), 13, True)}
-    splits |= {"train": (thin(learning.train), 13, False)}
+    splits = {"test": (data.test, 25, False), "calibrated": (thin(data.test), 7, True)}
+    splits |= {"train": (thin(learning.train), 7, False)}
     if data.validation:
-        splits["validation"] = thin(data.validation), 13, False
+        splits["validation"] = thin(data.validation), 7, False
     a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
     rows = []
     for method, (g, seconds) in alignments(a, b, learning, LEARN[preset.architecture]).items():
@@ -75,25 +72,7 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sets = [name for name in lmc.list_endpoints() if PRESETS[name].architecture in LEARN]
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, required=True, help="where finished pairs are kept")
-    parser.add_argument("--sets", nargs="+", choices=sets, default=sets)
-    parser.add_argument("--pairs", nargs="+", help="such as 0-1; default: all of the shipped seeds")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    jobs = [(name, pair) for name in args.sets for pair in combinations(lmc.list_endpoints()[name], 2)]
-    jobs = [job for job in jobs if not args.pairs or "{}-{}".format(*job[1]) in args.pairs]
-    paths = {job: args.out / "{}-{}-{}.json".format(job[0], *job[1]) for job in jobs}
-    if args.what == "run":
-        for job, path in paths.items():
-            if not path.exists():
-                path.write_text(json.dumps(curves(*job)))
-    else:
-        write("barriers", [row for path in paths.values() for row in json.loads(path.read_text())])
-
-
 if __name__ == "__main__":
-    main()
+    shipped = {name: seeds for name, seeds in lmc.list_endpoints().items() if PRESETS[name].architecture in LEARN}
+    jobs = {f"{name}-{i}-{j}": (name, (i, j)) for name, seeds in shipped.items() for i, j in combinations(seeds, 2)}
+    command(__doc__, "barriers", jobs, lambda case, _: curves(*jobs[case]))

@@ -1,11 +1,41 @@
-"""Where the long runs leave their tables: ``lmc_utils/assets/results``, with a checksum each."""
+"""What the long runs share: cases that are computed once each, and tables in ``lmc_utils/assets/results``."""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from lmc_utils.assets.make_data import update_checksums
 from lmc_utils.data import ASSETS
+
+
+def command(
+    doc: str, table: str, cases: Iterable[str], compute: Callable[[str, Namespace], list[dict]], *needs: str
+) -> None:
+    """The command line of a long run: ``run`` computes the cases that are not in ``--out``, ``table`` gathers them.
+
+    ``needs`` are further options that ``compute`` finds in its arguments.
+    """
+    cases = list(cases)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, required=True, help="where finished cases are kept")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="default: all")
+    for name in needs:
+        parser.add_argument(f"--{name}", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    paths = {case: args.out / f"{case}.json" for case in args.cases}
+    if args.what == "run":
+        for case, path in paths.items():
+            if not path.exists():
+                path.write_text(json.dumps(compute(case, args)))
+    else:
+        write(table, [row for path in paths.values() for row in json.loads(path.read_text())])
 
 
 def write(name: str, rows: list[dict]) -> None:

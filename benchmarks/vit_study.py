@@ -10,15 +10,13 @@ images.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import torch
-from results import write
+from results import command
 
 import lmc_utils as lmc
 from lmc_utils.endpoints import BUILDERS, PRESETS, augmentation, shaped
@@ -34,6 +32,7 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
         {"epochs": 8},
         "flip",
     ),
+    "pooling, dropout .2": ("vit", {"proj_drop_rate": 0.2, "pos_drop_rate": 0.2}, {}, "flip"),
     "pooling, EMA .998": ("vit", {}, {"average": 0.998}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
     "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
@@ -48,6 +47,8 @@ MATCHINGS = {  # name: end points, arguments of learned_matching
     "pooling, ensemble as target": ("pooling", {"steps": 600, "target": "ensemble"}),
     "pooling, long matching": ("pooling", LONG),
     "pooling, dropout .1, long matching": ("pooling, dropout .1", LONG),
+    "pooling, dropout .1, 4000 steps on 60,000 images": ("pooling, dropout .1", {"steps": 4000}),
+    "pooling, dropout .2, 4000 steps on 60,000 images": ("pooling, dropout .2", {"steps": 4000}),
     "pooling, dropout .1, 8 epochs, long matching": ("pooling, dropout .1, 8 epochs", LONG),
 }
 
@@ -76,6 +77,7 @@ def study(name: str, folder: Path, out: Path) -> list[dict]:
     source, arguments = MATCHINGS[name]
     networks = end_points(source, folder, out)
     data = lmc.load_data("fashion-mnist")
+    learning = lmc.load_data(str(folder)) if name.endswith("60,000 images") else data
     part = replace(data, train=data.train.take(4000))
     quality = [lmc.evaluate(network, batches) for network in networks for batches in (data.test, part.train)]
     rows = []
@@ -83,7 +85,7 @@ def study(name: str, folder: Path, out: Path) -> list[dict]:
         a, b = networks[i], networks[j]
         g = lmc.weight_matching(a, b)
         start = time.process_time()
-        h = lmc.learned_matching(a, b, data.train, init=g, **arguments)
+        h = lmc.learned_matching(a, b, learning.train, init=g, **arguments)
         seconds = time.process_time() - start
         for method, other in (("vanilla", b), ("weight", g(b)), ("learned", h(b))):
             row = {"case": name, "pair": f"{SEEDS[i]}-{SEEDS[j]}", "method": method}
@@ -97,22 +99,5 @@ def study(name: str, folder: Path, out: Path) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--data", type=Path, help="a folder with all of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, required=True, help="where networks and finished cases are kept")
-    parser.add_argument("--cases", nargs="+", choices=list(MATCHINGS), default=list(MATCHINGS))
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.what == "run":
-        for name in args.cases:
-            path = args.out / f"{name}.json"
-            if not path.exists():
-                path.write_text(json.dumps(study(name, args.data, args.out)))
-    else:
-        write("vit-study", [row for name in MATCHINGS for row in json.loads((args.out / f"{name}.json").read_text())])
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "vit-study", MATCHINGS, lambda name, args: study(name, args.data, args.out), "data")

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .data import ASSETS, Data, verify
 from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
 from .networks.vit import vit
-from .train import save_atomically
+from .train import read_checkpoint, save_atomically
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vit": vit, "gpt2": gpt2}
 
@@ -208,12 +207,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"the checkpoint {path.name} is corrupt: {error}") from error
+    tensors, metadata = read_checkpoint(path)
     if metadata.get("architecture") not in BUILDERS:
         raise ValueError(f"{path.name} says architecture {metadata.get('architecture')!r}; known are {list(BUILDERS)}")
     with torch.device("meta"):

@@ -234,12 +234,7 @@ class _State:
         save_atomically(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
     def load(self, path: Path, run: dict) -> None:
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"the checkpoint {path.name} is corrupt ({error}): delete it to start again") from error
+        tensors, metadata = read_checkpoint(path)
         if metadata.get("run") != json.loads(json.dumps(run)):
             raise ValueError(f"the checkpoint {path.name} belongs to another run: {metadata.get('run')} against {run}")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "optimizer": {}}
@@ -358,3 +353,13 @@ def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
     whole = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     save_file(whole, temporary, metadata)  # copies: safetensors takes no tied weights
     os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors of a safetensors file, and its metadata, whose values are JSON; ValueError if it is corrupt."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"the checkpoint {path.name} is corrupt ({error}): delete it to start again") from error
