@@ -22,8 +22,8 @@ from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS
 
 LEARN = {
-    "gpt2": {"steps": 300},
-    "vit": {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)},
+    "gpt2": {"steps": 500},
+    "vit": {"steps": 1000},
 }
 
 

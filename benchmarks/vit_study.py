@@ -22,34 +22,35 @@ import lmc_utils as lmc
 from lmc_utils.endpoints import BUILDERS, PRESETS, augmentation, shaped
 
 SEEDS = (0, 1, 2)
+
+
+def dropout(rate: float) -> dict:
+    """After the embedding, attention and feed-forward layers."""
+    return {"proj_drop_rate": rate, "pos_drop_rate": rate}
+
+
 END_POINTS = {  # name: preset, changes of its network, changes of its recipe, augmentation
     "class token": ("vit-token", {}, {}, "flip"),
     "pooling": ("vit", {}, {}, "flip"),
-    "pooling, dropout .1": ("vit", {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1}, {}, "flip"),
-    "pooling, dropout .1, 8 epochs": (
-        "vit",
-        {"proj_drop_rate": 0.1, "pos_drop_rate": 0.1},
-        {"epochs": 8},
-        "flip",
-    ),
-    "pooling, dropout .2": ("vit", {"proj_drop_rate": 0.2, "pos_drop_rate": 0.2}, {}, "flip"),
+    "pooling, 2 epochs": ("vit", {}, {"epochs": 2}, "flip"),
+    "pooling, 10 epochs": ("vit", {}, {"epochs": 10}, "flip"),
+    "pooling, overfit": ("vit-overfit", {}, {"epochs": 20}, None),
     "pooling, EMA .998": ("vit", {}, {"average": 0.998}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
     "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
-    "pooling, 10 epochs": ("vit", {}, {"epochs": 10}, "flip"),
     "pooling, ReLU": ("vit", {"act_layer": "relu"}, {}, "flip"),
-    "pooling, 2 epochs": ("vit", {}, {"epochs": 2}, "flip"),
-    "pooling, overfit": ("vit-overfit", {}, {}, None),
+    "pooling, dropout .1": ("vit", dropout(0.1), {}, "flip"),
+    "pooling, dropout .2": ("vit", dropout(0.2), {}, "flip"),
+    "pooling, dropout .2, 8 epochs": ("vit", dropout(0.2), {"epochs": 8}, "flip"),
+    "class token, dropout .2, 8 epochs": ("vit-token", dropout(0.2), {"epochs": 8}, "flip"),
 }
 LONG = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
 MATCHINGS = {  # name: end points, arguments of learned_matching
     **{name: (name, {"steps": 600}) for name in END_POINTS},
     "pooling, ensemble as target": ("pooling", {"steps": 600, "target": "ensemble"}),
-    "pooling, long matching": ("pooling", LONG),
-    "pooling, dropout .1, long matching": ("pooling, dropout .1", LONG),
-    "pooling, dropout .1, 4000 steps on 60,000 images": ("pooling, dropout .1", {"steps": 4000}),
-    "pooling, dropout .2, 4000 steps on 60,000 images": ("pooling, dropout .2", {"steps": 4000}),
-    "pooling, dropout .1, 8 epochs, long matching": ("pooling, dropout .1, 8 epochs", LONG),
+    "pooling, 2000 steps, ensemble": ("pooling", LONG),
+    "pooling, dropout .1, 2000 steps, ensemble": ("pooling, dropout .1", LONG),
+    "pooling, 2000 steps on 60,000 images": ("pooling", {"steps": 2000}),
 }
 
 
@@ -58,14 +59,14 @@ def end_points(name: str, folder: Path, out: Path) -> list[lmc.Network]:
     preset, config, recipe, augment = END_POINTS[name]
     preset = PRESETS[preset]
     data = lmc.load_data(preset.data if name.endswith("overfit") else str(folder))
-    config = shaped(preset.architecture, preset.config | config, data)
+    config = shaped(preset.architecture, preset.config | dropout(0.0) | config, data)
     networks = []
     for seed in SEEDS:
         path = out / f"{name}-seed{seed}.safetensors"
         if not path.exists():
             torch.manual_seed(seed)
             start, change = BUILDERS[preset.architecture](**config), augmentation(augment, data) if augment else None
-            model = lmc.train(start, data.train, **preset.recipe | recipe, augment=change, seed=seed,
+            model = lmc.train(start, data.train, **preset.recipe | {"epochs": 4} | recipe, augment=change, seed=seed,
                               checkpoint=path.with_suffix(".unfinished"))  # fmt: skip
             lmc.save_checkpoint(path, model, preset.architecture, config, seed=seed)
         networks.append(lmc.canonicalize(lmc.load_checkpoint(path).model))

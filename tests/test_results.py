@@ -1,0 +1,70 @@
+"""The tables of long runs: they load, belong to what ships, and hold what the book says of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lmc_utils as lmc
+from lmc_utils import data as data_module
+
+TABLES = ("barriers", "vit-study", "ablations", "cost")
+
+
+@pytest.fixture(scope="module")
+def barriers():
+    return lmc.load_table("barriers")
+
+
+def barrier(rows, column: str = "loss") -> float:
+    """The largest excess over the line between the first and the last value."""
+    values, lambdas = (torch.tensor(rows[name].to_numpy()) for name in (column, "lambda"))
+    return (values - torch.lerp(values[0], values[-1], lambdas)).max().item()
+
+
+def mean_barrier(table, name: str, method: str, split: str, column: str = "loss") -> float:
+    rows = table[(table.set == name) & (table.method == method) & (table.split == split)]
+    assert len(rows.pair.unique()) == 3
+    return sum(barrier(one, column) for _, one in rows.groupby("pair")) / 3
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_loads_and_is_complete(name):
+    table = lmc.load_table(name)
+    assert len(table) > 0
+    assert not table.isna().any().any()
+
+
+def test_a_missing_or_damaged_table_is_named(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "cost.csv").write_text("width\n1\n")
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  results/cost.csv\n")
+    monkeypatch.setattr(data_module, "ASSETS", tmp_path)
+    with pytest.raises(ValueError, match=r"results/cost.csv .*damaged"):
+        lmc.load_table("cost")
+    with pytest.raises(FileNotFoundError, match=r"results/none.csv is missing"):
+        lmc.load_table("none")
+
+
+@pytest.mark.parametrize("name", ["vit", "gpt2"])
+def test_the_table_of_barriers_belongs_to_the_shipped_end_points(barriers, name):
+    a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in (0, 1))
+    test = lmc.load_data(a.architecture.data, batch_size=50).test
+    rows = barriers[(barriers.set == name) & (barriers.pair == "0-1") & (barriers.split == "test")]
+    for method, g in (("vanilla", b.spec.identity()), ("weight", lmc.weight_matching(a, b))):
+        losses = rows[rows.method == method].set_index("lambda").loss
+        assert len(losses) == 25
+        assert lmc.evaluate(lmc.merge(a, g(b)), test).loss == pytest.approx(losses[0.5], abs=2e-3)
+
+
+def test_learned_matching_leaves_no_barrier_between_gpt2s_on_the_test_split(barriers):
+    assert mean_barrier(barriers, "gpt2", "vanilla", "test") > 0.4
+    assert mean_barrier(barriers, "gpt2", "learned", "test") <= 0.002
+
+
+def test_well_fitted_vision_transformers_are_connected_by_all_four_measures(barriers):
+    measures = {split: mean_barrier(barriers, "vit", "learned", split) for split in ("test", "calibrated", "train")}
+    rows = barriers[(barriers.set == "vit") & (barriers.method == "learned") & (barriers.split == "test")].copy()
+    rows["error"] = 1 - rows.accuracy
+    measures["accuracy"] = sum(barrier(one, "error") for _, one in rows.groupby("pair")) / 3
+    assert all(value <= 0.01 for value in measures.values()), measures
