@@ -3,7 +3,7 @@
     python benchmarks/ablations.py run --out WORK     # every pair not in WORK yet; half an hour on two cores
     python benchmarks/ablations.py table --out WORK   # lmc_utils/assets/results/ablations.csv
 
-Barriers are measured at 5 lambdas on every sixth window of the test split, and on as many of the training split.
+Barriers are measured at 5 lambdas on every eighth window of the test split, and on as many of the training split.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
     """One row for each ablation of one pair."""
     data = lmc.load_data("shakespeare", batch_size=50)
     train = data.train.take(PRESETS["gpt2"].samples)
-    splits = {"test": every(data.test, 6), "train": every(train, 24)}
+    splits = {"test": every(data.test, 8), "train": every(train, 32)}
     a, b = (lmc.canonicalize(lmc.load_endpoint("gpt2", seed)) for seed in pair)
     rows = []
     for name, arguments in ABLATIONS.items():

@@ -152,6 +152,8 @@ class Symmetry(ABC):
 def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
     """Multiply one axis of ``x`` by a matrix (M, N), or by one of (B, M, N) for each index of the axis ``batch``."""
     matrix = matrix.to(x)
+    if batch is None and axis == x.ndim - 1:
+        return x @ matrix.mT  # the same as below, but it lies in memory as x does
     if batch is None:
         return torch.tensordot(matrix, x, dims=([-1], [axis])).movedim(0, axis)
     moved = x.movedim((batch, axis), (0, 1))
