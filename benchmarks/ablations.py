@@ -26,9 +26,6 @@ ABLATIONS = {  # arguments of learned_matching
     "300 steps": {"steps": 300},
     "learn the residual stream only": {"sites": ["r"]},
     "learn inside heads only": {"sites": IN_HEADS},
-    "learn all sites, permutations too": {
-        "sites": ["r", *IN_HEADS, *(f"{s}.{i}" for i in range(4) for s in ("heads", "ff"))]
-    },
     "orthogonal maps inside heads": {"allow": "orthogonal"},
     "permutations only": {"allow": "permutation"},
     "from the identity": {"init": "identity"},
