@@ -26,9 +26,6 @@ ABLATIONS = {  # arguments of learned_matching
     "300 steps": {"steps": 300},
     "learn the residual stream only": {"sites": ["r"]},
     "learn inside heads only": {"sites": IN_HEADS},
-    "learn all sites, permutations too": {
-        "sites": ["r", *IN_HEADS, *(f"{s}.{i}" for i in range(4) for s in ("heads", "ff"))]
-    },
     "orthogonal maps inside heads": {"allow": "orthogonal"},
     "permutations only": {"allow": "permutation"},
     "from the identity": {"init": "identity"},
@@ -63,7 +60,7 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
         merge = arguments.get("merge", lmc.merge)
         for split, batches in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=5, merge=merge, ends=(a, b))
-            row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends[-1]).item()}
+            row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends.loss[-1]).item()}
         rows.append(row)
         print(row, flush=True)
     return rows
