@@ -60,7 +60,7 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
         merge = arguments.get("merge", lmc.merge)
         for split, batches in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=5, merge=merge, ends=(a, b))
-            row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends[-1]).item()}
+            row |= {f"{split}": curve.barrier, f"{split}_end": (curve.loss[-1] - curve.ends.loss[-1]).item()}
         rows.append(row)
         print(row, flush=True)
     return rows

@@ -22,6 +22,7 @@ from results import write
 import lmc_utils as lmc
 from lmc_utils.endpoints import BUILDERS, PRESETS, shaped
 
+DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop"), "vit": ("proj_drop_rate", "pos_drop_rate")}
 BATCH = {"gpt2": 8, "vit": 64}
 STEPS, ROUNDS = 20, 7
 
@@ -31,8 +32,7 @@ def job(preset: str, **changes: int) -> tuple[Callable[[int], object], Callable[
     architecture, config = PRESETS[preset].architecture, PRESETS[preset].config | changes
     data = lmc.load_data(PRESETS[preset].data)
     config = shaped(architecture, config, data)
-    if architecture == "gpt2":  # without dropout, which canonical networks do not have either
-        config |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    config |= {name: 0.0 for name in DROPOUT[architecture]}  # canonical networks have none either
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)

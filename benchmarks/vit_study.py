@@ -3,9 +3,9 @@
     python benchmarks/vit_study.py run --data FOLDER --out WORK     # every case not yet in WORK; hours on two cores
     python benchmarks/vit_study.py table --out WORK                 # lmc_utils/assets/results/vit-study.csv
 
-``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --full FOLDER``). Each case has three
-seeds, so three pairs. Barriers are measured on the shipped 2,000 test images and on 4,000 of the shipped training
-images.
+``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --fashion DIR --full FOLDER``). Each case
+has three seeds, so three pairs. Barriers are measured on the shipped 2,000 test images and on 4,000 of the shipped
+training images.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from .checkpoints import load_pair, load_tokenizer, save_model
-from .data import ASSETS, SHIPPED, TOKENIZER, Data, load_data, verify
+from .data import ASSETS, TOKENIZER, Data, load_data, verify
 from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
 from .matching import weight_matching
 from .networks.base import Architecture
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--preset", choices=list(PRESETS), help="which recipe; default: the architecture's own")
     command.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
     command.add_argument("--data", help="a shipped data set, a hub name or a local folder; default: the preset's")
+    command.add_argument("--measure", help="data to measure losses on; default: those of the training")
     command.add_argument("--config", type=changes, default={}, help="changes of the preset's network, as JSON")
     command.add_argument("--recipe", type=changes, default={}, help="changes of lmc.train's arguments, as JSON")
     for name, kind in (("epochs", float), ("batch-size", int), ("lr", float), ("weight-decay", float)):
@@ -93,16 +94,20 @@ def train_endpoint(args: argparse.Namespace) -> None:
     path = args.out / f"{name}-seed{args.seed}.safetensors"
     unfinished = path.with_suffix(".unfinished")
     batches = data.train if preset.samples is None else data.train.take(preset.samples)
+    validation = data.validation
+    if recipe.get("patience") and validation is None:  # the last twentieth is held out
+        count = len(batches.inputs)
+        batches, validation = batches.cut(count - max(1, count // 20))
     samples = len(batches.inputs)
     augment = augmentation(preset.augment, data) if preset.augment else None
     model = train(
-        model, batches, **recipe, augment=augment, validation=data.validation, seed=args.seed, checkpoint=unfinished
+        model, batches, **recipe, augment=augment, validation=validation, seed=args.seed, checkpoint=unfinished
     )
     if not PartialState().is_main_process:
         return
-    ships = load_data(preset.data, context=context) if preset.data in SHIPPED else data
-    if shaped(preset.architecture, settings, ships) == config:  # measured on what everybody has, where it fits
-        data, batches = ships, ships.train if preset.samples is None else ships.train.take(preset.samples)
+    if args.measure:
+        data = load_data(args.measure, context=context)
+        batches = data.train if preset.samples is None else data.train.take(preset.samples)
     results = {
         f"{split}_{what}": round(value, 5)
         for split, part in (("train", batches), ("validation", data.validation), ("test", data.test))

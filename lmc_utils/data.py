@@ -70,16 +70,15 @@ class Batches:
         """The number of minibatches."""
         return -(-len(self.inputs) // self.batch_size)
 
-    def shuffle(self, generator: torch.Generator) -> Batches:
-        """The same samples in an order drawn from ``generator``."""
-        order = torch.randperm(len(self.inputs), generator=generator)
-        return replace(self, inputs=self.inputs[order], targets=self.targets[order])
-
     def take(self, n: int) -> Batches:
         """The first ``n`` samples (all of them, if there are fewer); ``n`` below 1 raises ValueError."""
         if n < 1:
             raise ValueError(f"take at least 1 sample, not {n}")
         return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
+
+    def cut(self, n: int) -> tuple[Batches, Batches]:
+        """The first ``n`` samples, and the others; there must be some of both (ValueError)."""
+        return self.take(n), replace(self, inputs=self.inputs[n:], targets=self.targets[n:])
 
     def __repr__(self) -> str:
         kind = f"{tuple(self.inputs.shape[1:])} {str(self.inputs.dtype).removeprefix('torch.')}"

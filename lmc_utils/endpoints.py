@@ -17,7 +17,7 @@ from .data import ASSETS, Data, verify
 from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
 from .networks.vit import vit
-from .train import read_checkpoint, save_atomically
+from .storage import read_checkpoint, save_atomically
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vit": vit, "gpt2": gpt2}
 
@@ -113,7 +113,13 @@ PRESETS |= {
 
 
 def shaped(architecture: str, config: dict, data: Data) -> dict:
-    """The configuration of a network for these data: with its input size and its number of classes."""
+    """The configuration of a network for these data: with its input size and its number of classes.
+
+    Raises
+    ------
+    ValueError
+        If the network reads text and the data hold images, or the other way round.
+    """
     if architecture == "gpt2":
         if data.tokenizer is None:
             raise ValueError(f"a GPT-2 reads text, but {data.name!r} holds images")
@@ -216,7 +222,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     with torch.device("meta"):
         model = BUILDERS[metadata["architecture"]](**metadata["config"])
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}  # stored small
-    model.load_state_dict(tensors, assign=True)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} does not hold the weights of its own configuration: {error}") from error
     if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
         model.tie_weights()
     return Checkpoint(model.requires_grad_(False).eval(), metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -184,8 +185,8 @@ class Curve:
     examples
         The answers to a few samples, for the figures; None for networks that do not classify whole inputs.
     ends
-        Losses of the end points as they were, shape (2,), nats, where a map that is no symmetry changed them; None if
-        they are those of the path's ends.
+        The end points as they were, a curve of two points, where a map that is no symmetry changed one of them; None
+        if they are the path's own ends.
     calibrated
         The loss at each lambda with one temperature fitted there, shape (points,), nats; None if not asked for.
     """
@@ -194,13 +195,16 @@ class Curve:
     loss: Tensor
     accuracy: Tensor
     examples: Examples | None = None
-    ends: Tensor | None = None
+    ends: Curve | None = None
     calibrated: Tensor | None = None
 
     @property
     def baseline(self) -> Tensor:
         """The straight line between the two end-point losses, in nats."""
-        first, last = self.loss[[0, -1]] if self.ends is None else self.ends
+        return self._chord("loss")
+
+    def _chord(self, measure: str) -> Tensor:
+        first, last = getattr(self.ends or self, measure)[[0, -1]]
         return torch.lerp(first, last, self.lambdas)
 
     @property
@@ -210,7 +214,7 @@ class Curve:
 
     @property
     def barrier(self) -> float:
-        """The largest excess on the grid, in nats (arXiv 2506.22712, section 2). Never negative."""
+        """The largest excess on the grid, in nats (arXiv 2506.22712, section 2). Never negative, but with ``ends``."""
         return barrier(self)
 
     @property
@@ -221,14 +225,14 @@ class Curve:
     @property
     def accuracy_barrier(self) -> float:
         """The largest drop of the accuracy below the straight line between the end points', a fraction."""
-        return (torch.lerp(self.accuracy[0], self.accuracy[-1], self.lambdas) - self.accuracy).max().item()
+        return (self._chord("accuracy") - self.accuracy).max().item()
 
     @property
     def calibrated_barrier(self) -> float:
         """The barrier of the calibrated loss, in nats; raises ValueError if it was not asked for."""
         if self.calibrated is None:
             raise ValueError("no calibrated loss on this curve: ask for it with interpolate(..., calibrate=True)")
-        return (self.calibrated - torch.lerp(self.calibrated[0], self.calibrated[-1], self.lambdas)).max().item()
+        return (self.calibrated - self._chord("calibrated")).max().item()
 
     def plot(self, axes: Sequence[Axes] | None = None, label: str = "path") -> Sequence[Axes]:
         """Draw loss and accuracy over lambda: the static twin of the interactive figure.
@@ -306,7 +310,7 @@ def interpolate(
     a, b
         Networks of one architecture; align b first to see what the symmetries hide.
     batches
-        Re-iterable ``(inputs, targets)`` to evaluate on; if they have ``classes``, these name the classes.
+        ``(inputs, targets)`` to evaluate on, held in memory; if they have ``classes``, these name the classes.
     points
         Size of the grid of lambdas, both ends included.
     merge
@@ -314,7 +318,7 @@ def interpolate(
     ends
         The original end points, whose losses the base line joins, if b was moved by a map that is no symmetry.
     calibrate
-        Also fit one temperature at each lambda. Keeps all logits of one network at a time in memory.
+        Also fit one temperature at each lambda, for which all logits of one network at a time are held in memory.
 
     Raises
     ------
@@ -327,21 +331,24 @@ def interpolate(
     lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
     inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
     path = progress(chain([a], inside, [b]), total=points, desc="path")
-    targets = torch.cat([y.flatten() for _, y in batches]) if calibrate else None
+    passes = list(batches)  # one order for all networks, also where each pass over the data would shuffle them
+    classes = tuple(getattr(batches, "classes", ()))
+    few = EXAMPLES if passes and passes[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
     loss, accuracy, kept, calibrated = [], [], [], []
     for network in path:
-        found = evaluate(network, batches, keep=len(targets) if calibrate else EXAMPLES)
+        found = evaluate(network, passes, keep=sum(len(y) for _, y in passes) if calibrate else few)
         loss.append(found.loss)
         accuracy.append(found.accuracy)
-        kept.append(found.logits[:EXAMPLES].clone())
+        kept.append(found.logits[:few].clone())
         if calibrate:
+            targets = torch.cat([y.flatten() for _, y in passes])
             calibrated.append(calibrated_loss(found.logits.flatten(0, -2), targets))
     return Curve(
         lambdas,
         _vector(loss),
         _vector(accuracy),
-        _examples(batches, torch.stack(kept)),
-        None if ends is None else _vector(evaluate(network, batches).loss for network in ends),
+        _examples(passes, torch.stack(kept), classes) if few else None,
+        interpolate(*ends, passes, points=2, calibrate=calibrate) if ends else None,
         _vector(calibrated) if calibrate else None,
     )
 
@@ -356,7 +363,15 @@ class Barriers(NamedTuple):
     validation: float | None
 
 
-def barriers(a: Network, b: Network, data: Data, *, points: int = 25, merge: Merge = merge) -> Barriers:
+def barriers(
+    a: Network,
+    b: Network,
+    data: Data,
+    *,
+    points: int = 25,
+    merge: Merge = merge,
+    ends: tuple[Network, Network] | None = None,
+) -> Barriers:
     """The barrier between two networks, measured so that overfit end points cannot hide it.
 
     The test loss of overfit end points can be worse than that of the networks between them, whose averaged logits are
@@ -368,7 +383,7 @@ def barriers(a: Network, b: Network, data: Data, *, points: int = 25, merge: Mer
         Networks of one architecture, b aligned already.
     data
         Its training split is what the barrier on training data is measured on: pass a part of it if it is large.
-    points, merge
+    points, merge, ends
         As for :func:`interpolate`.
 
     Returns
@@ -382,11 +397,9 @@ def barriers(a: Network, b: Network, data: Data, *, points: int = 25, merge: Mer
     train, validation : float
         The barrier of the loss on the other splits, nats; None where there is no such split.
     """
-    test = interpolate(a, b, data.test, points=points, merge=merge, calibrate=True)
-    others = (
-        None if s is None else interpolate(a, b, s, points=points, merge=merge).barrier
-        for s in (data.train, data.validation)
-    )
+    along = partial(interpolate, a, b, points=points, merge=merge, ends=ends)
+    test = along(data.test, calibrate=True)
+    others = (None if split is None else along(split).barrier for split in (data.train, data.validation))
     return Barriers(test.barrier, test.accuracy_barrier, test.calibrated_barrier, *others)
 
 
@@ -394,12 +407,10 @@ def _vector(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-def _examples(batches: Iterable[Batch], logits: Tensor) -> Examples | None:
-    """The samples that go with the kept logits, shape (points, n, classes); None if a sample has many targets."""
-    if logits.ndim != 3:
-        return None
+def _examples(batches: Iterable[Batch], logits: Tensor, classes: tuple[str, ...]) -> Examples:
+    """The samples that go with the kept logits, shape (points, n, classes)."""
     inputs, targets = (torch.cat(parts)[: logits.shape[1]] for parts in zip(*batches, strict=True))
-    return Examples(inputs, targets, logits.softmax(-1), tuple(getattr(batches, "classes", ())))
+    return Examples(inputs, targets, logits.softmax(-1), classes)
 
 
 @dataclass(frozen=True)

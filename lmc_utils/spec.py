@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .symmetry import LEVELS, Permutation, SemiPermutation, Symmetry
+from .symmetry import LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry
 
 Params = dict[str, Tensor]
 
@@ -321,6 +321,10 @@ def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
     """First h, then g, as an element of the larger of their classes."""
     if type(g) is type(h):
         return g @ h
+    if any(isinstance(x, SoftPermutation) for x in (g, h)) and not any(isinstance(x, Permutation) for x in (g, h)):
+        raise ValueError(
+            f"a {type(g).__name__} after a {type(h).__name__} is neither: soft maps compose with permutations only"
+        )
     larger = max((g, h), key=lambda element: (LEVELS.index(element.level), not isinstance(element, Permutation)))
     return type(larger)._of(g.matrix() @ h.matrix())
 

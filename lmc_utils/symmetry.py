@@ -174,7 +174,8 @@ def _check(cost: Tensor) -> Tensor:
 
 def _assign(cost: Tensor) -> Tensor:
     """For each column the row that it is assigned to, each row at most once (SciPy solves it exactly); batched."""
-    flat = _check(cost).flatten(0, -3).cpu().numpy() if cost.ndim > 2 else [_check(cost).cpu().numpy()]
+    matrix = _check(cost).cpu().double()
+    flat = matrix.flatten(0, -3).numpy() if matrix.ndim > 2 else [matrix.numpy()]
     rows = [linear_sum_assignment(c.T, maximize=True)[1] for c in flat]
     return torch.stack([torch.from_numpy(r) for r in rows]).view(*cost.shape[:-2], cost.shape[-1])
 
@@ -351,7 +352,7 @@ class SoftPermutation(_Matrix):
 
 
 def sinkhorn(logits: Tensor, iterations: int = 50, atol: float = 1e-9) -> Tensor:
-    """The doubly stochastic matrix that ``exp(logits)`` becomes when rows and columns are normalised in turn.
+    """The doubly stochastic matrix (..., n, n) that ``exp(logits)`` becomes: rows and columns normalised in turn.
 
     In the log domain, so that no entry under- or overflows; stops when the rows sum to one up to ``atol``.
     """

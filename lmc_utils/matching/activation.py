@@ -104,7 +104,7 @@ def activation_matching(
             cost = costs[site][torch.arange(spec.sites[within].size), g[within].indices]
         else:
             cost = costs[site]
-        g = g.then(site, symmetry.solve(cost))
+        g = g.then(site, symmetry.solve(cost.cpu()))
     return to_a.inverse() @ Alignment(spec, g.maps) @ to_b
 
 

@@ -14,7 +14,8 @@ from ..data import Batches
 from ..networks.base import Network, check_same_architecture
 from ..paths import Batch, Merge, evaluate, merge
 from ..spec import Alignment, Spec
-from ..symmetry import Permutation, SoftPermutation
+from ..storage import fingerprint, named
+from ..symmetry import Permutation, ScaledPermutation, SoftPermutation
 from ..train import fit
 from .weight import balance, weight_matching
 
@@ -59,7 +60,9 @@ class _Matching(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of a batch, nats, at a position drawn at random."""
-        logits = self.merge(self.a(), self.b(), self.sample())(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):  # weights are moved exactly, whatever runs them
+            average = self.merge(self.a(), self.b(), self.sample())
+        logits = average(inputs)
         if not self.teachers:
             return cross_entropy(logits.flatten(0, -2), targets.flatten())
         with torch.no_grad():
@@ -102,7 +105,7 @@ def learned_matching(
     a, b
         Networks of one architecture.
     batches
-        Training data, ``(inputs, targets)``.
+        Training data, ``(inputs, targets)``: images (n, C, H, W) or tokens (n, T) with int64 targets (n,) or (n, T).
     init
         Where to start; by default what :func:`weight_matching` finds.
     allow
@@ -112,9 +115,10 @@ def learned_matching(
         sites if there is none. (Beside continuous maps, permutations cost time and do not change:
         arXiv 2506.22712, Fig. 5.)
     steps, lr, batch_size, warmup
-        Steps of Adam; its highest learning rate; samples in a step (default: 64, or as many texts as make 1,024
-        tokens); the part of the steps in which the rate rises, before it falls along half a cosine. (Without
-        warm-up the first step moves every latent by ``lr`` and undoes the start.)
+        Steps of Adam; its highest learning rate; samples in a step, where ``batches`` are
+        :class:`lmc_utils.data.Batches` (default: 64, or as many texts as make 1,024 tokens); the part of the steps in
+        which the rate rises, before it falls along half a cosine. (Without warm-up the first step moves every latent by
+        ``lr`` and undoes the start.)
     lambdas
         Where on the line the loss is taken: uniformly in this interval, or what a function returns (torch's global
         random numbers are seeded for it).
@@ -151,26 +155,29 @@ def learned_matching(
     from accelerate import Accelerator
 
     check_same_architecture(a, b if init is None else init(b))
+    spec, sample = a.spec.restrict(allow), _sampler(lambdas)
     if target not in ("labels", "ensemble"):
         raise ValueError(f"target must be 'labels' or 'ensemble', not {target!r}")
-    if dual and soft:
-        raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
-    start = weight_matching(a, b, allow=allow) if init is None else init
-    spec = a.spec.restrict(allow)
-    if soft:  # heads stay whole: what lies inside them could not follow a mixture
-        mixed = {n for n, s in spec.sites.items() if s.symmetry is Permutation and not (spec.inside(n) or s.within)}
-        spec = replace(spec, sites={n: s._replace(symmetry=SoftPermutation) if n in mixed else s
-                                    for n, s in spec.sites.items()})  # fmt: skip
-    if sites is None:
-        sites = [name for name, site in spec.sites.items() if site.symmetry is not Permutation] or list(spec.sites)
-    elif unknown := set(sites) - set(spec.sites):
+    if soft:
+        if dual:
+            raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
+        spec = _mixed(spec, init)
+    if unknown := set(sites or ()) - set(spec.sites):
         raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
-    device = Accelerator().device
+    continuous = {name for name, site in spec.sites.items() if site.symmetry is not Permutation}
+    chosen = (continuous or set(spec.sites)) if sites is None else set(sites)
+    if not chosen:
+        raise ValueError("sites is empty: there is nothing to learn")
+    order = [name for name in spec.sites if name in chosen]
+    start = weight_matching(a, b, allow=allow) if init is None else init
+    if split := [n for n in spec.sites if spec.inside(n) and not isinstance(start[n], Permutation)]:
+        raise ValueError(f"init splits {split}: move the network first, learned_matching(a, init(b), ...)")
+    device, dtype = Accelerator().device, torch.promote_types(a.reference.dtype, torch.float32)
     basis = balance(a, allow)  # in balanced coordinates all directions inside a head are equally steep
-    one, two = (basis(network).to(device) for network in (a, start(b)))
+    one, two = (basis(network).to(device, dtype) for network in (a, start(b)))
     teachers = (a.to(device), b.to(device)) if target == "ensemble" else ()
     matching = _Matching(
-        _Movable(one, spec, sites if dual else ()), _Movable(two, spec, sites), merge, _sampler(lambdas), teachers
+        _Movable(one, spec, order if dual else ()), _Movable(two, spec, order), merge, sample, teachers
     )
 
     @torch.no_grad()
@@ -192,13 +199,41 @@ def learned_matching(
         patience=patience,
         seed=seed,
         checkpoint=checkpoint,
-        run={"allow": allow, "sites": list(sites), "target": target, "dual": dual, "soft": soft},
+        run={
+            "allow": allow,
+            "sites": order,
+            "target": target,
+            "dual": dual,
+            "soft": soft,
+            "merge": named(merge),
+            "lambdas": named(lambdas) if callable(lambdas) else list(lambdas),
+            "augment": named(augment),
+            "networks": fingerprint([*one.params.values(), *two.params.values()]),
+        },
         desc="learned matching",
     )
     found = matching.b.found()
     if dual:
         found = matching.a.found().inverse() @ found
     return replace(basis.inverse() @ found @ basis @ start, history=history)
+
+
+def _mixed(spec: Spec, init: Alignment | None) -> Spec:
+    """The table with soft permutations for permutations; heads stay whole, or what lies inside could not follow."""
+    if scaled := [name for name, site in spec.sites.items() if issubclass(site.symmetry, ScaledPermutation)]:
+        raise ValueError(f"soft=True mixes units, but those of {scaled} also have scales: use allow='permutation'")
+    sites = {
+        name: site._replace(symmetry=SoftPermutation)
+        if site.symmetry is Permutation and not (spec.inside(name) or site.within)
+        else site
+        for name, site in spec.sites.items()
+    }
+    mixed = [name for name, site in sites.items() if site.symmetry is SoftPermutation]
+    if wrong := [n for n in mixed if init is not None and not isinstance(init[n], (Permutation, SoftPermutation))]:
+        raise ValueError(
+            f"soft=True starts from permutations, but init has others at {wrong}: match with the same allow"
+        )
+    return replace(spec, sites=sites)
 
 
 def _sampler(lambdas: tuple[float, float] | Callable[[], float]) -> Callable[[], float]:

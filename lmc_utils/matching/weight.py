@@ -89,10 +89,12 @@ def balanced(network: Network, allow: str) -> tuple[Alignment, Params]:
             for touch in spec.touching(name):
                 x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
                 grams[touch.dual] = grams[touch.dual] + x @ x.mT
-            step = site.symmetry.balance(grams[False], grams[True])
+            step = site.symmetry.balance(
+                grams[False].cpu(), grams[True].cpu()
+            )  # maps live on the CPU, weights anywhere
             params |= act_on_site(spec, name, step, params)
             g = g.then(name, step)
-            eye = torch.eye(site.size, dtype=torch.float64, device=grams[False].device)
+            eye = torch.eye(site.size, dtype=torch.float64)
             change = max(change, (step.matrix() - eye).abs().max().item())
         if change < 100 * torch.finfo(network.reference.dtype).eps:
             break
@@ -142,7 +144,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
             known = {n: p for n, p in moved.items() if spec.named(n) <= settled | {site, *inside}}
             if not any(touch.name in known for touch in spec.touching(site)):
                 continue
-            cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, known)
+            cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, known).cpu()
             step = symmetry.solve(cost)
             best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
             if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # more than rounding
