@@ -24,7 +24,7 @@ from lmc_utils.endpoints import BUILDERS, PRESETS, shaped
 
 DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop"), "vit": ("proj_drop_rate", "pos_drop_rate")}
 BATCH = {"gpt2": 8, "vit": 64}
-STEPS, ROUNDS = 20, 7
+STEPS, ROUNDS = 15, 5
 
 
 def job(preset: str, **changes: int) -> tuple[Callable[[int], object], Callable[[int], object]]:
@@ -103,7 +103,7 @@ def main() -> None:
     print(f"gpt2: 100 steps, weight matching included, {taken:.1f} s: barrier {barrier:.4f} nats")
     if args.scaling:
         rows = []
-        for width, depth in ((64, 4), (128, 2), (128, 4), (128, 8), (256, 4), (384, 4)):
+        for width, depth in ((64, 4), (128, 2), (128, 4), (128, 8), (256, 4)):
             changes = {"n_embd": width, "n_inner": 4 * width, "n_layer": depth}
             rows.append({"width": width, "depth": depth, **compare("gpt2", **changes)})
             print(rows[-1])
