@@ -1,4 +1,4 @@
-"""The barriers of all shipped transformers by every method, on every split: the book's main table.
+"""The barriers of the shipped GPT-2s and ViTs by every method, on every split: the book's main table.
 
     python benchmarks/barriers.py run --out WORK [--cases gpt2-0-1 ...]
     python benchmarks/barriers.py table --out WORK     # lmc_utils/assets/results/barriers.csv
@@ -61,7 +61,7 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
         splits["validation"] = thin(data.validation), 7, False
     a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
     rows = []
-    for method, (g, seconds) in alignments(a, b, learning, LEARN[preset.architecture]).items():
+    for method, (g, seconds) in alignments(a, b, learning, LEARN[name]).items():
         for split, (batches, points, calibrate) in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=points, calibrate=calibrate)
             loss = curve.calibrated if calibrate else curve.loss
@@ -73,6 +73,6 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    shipped = {name: seeds for name, seeds in lmc.list_endpoints().items() if PRESETS[name].architecture in LEARN}
+    shipped = {name: lmc.list_endpoints()[name] for name in LEARN}
     jobs = {f"{name}-{i}-{j}": (name, (i, j)) for name, seeds in shipped.items() for i, j in combinations(seeds, 2)}
     command(__doc__, "barriers", jobs, lambda case, _: curves(*jobs[case]))

@@ -172,7 +172,7 @@ def load_table(name: str) -> pd.DataFrame:
     Parameters
     ----------
     name
-        ``"barriers"``: whole curves of all shipped transformers, by method and split; ``"vit-study"``;
+        ``"barriers"``: whole curves between the shipped GPT-2s and ViTs, by method and split; ``"vit-study"``;
         ``"ablations"``; ``"cost"``.
 
     Raises
