@@ -9,12 +9,13 @@ held before. ``--scaling`` repeats the times for other widths and depths and wri
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from results import write
@@ -67,11 +68,16 @@ def compare(preset: str, **changes: int) -> dict[str, float]:
 
 
 def memory(preset: str, what: int) -> None:
-    """Print by how many MiB training (0) or matching (1) raises the peak of this process."""
+    """Print by how many MiB training (0) or matching (1) raises the memory of this process at its peak (Linux)."""
     run = job(preset)[what]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def status(field: str) -> int:
+        return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = status("VmRSS")
     run(10)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    print((status("VmHWM") - before) / 2**10)
 
 
 def main() -> None:
