@@ -26,6 +26,7 @@ from lmc_utils.explore import explore
 from lmc_utils.explore.figure import show
 from lmc_utils.paths import Curve
 
+
 class Troubles(list[str]):
     """Everything that a page says on its console as an error, and every request that leaves the disk."""
 
