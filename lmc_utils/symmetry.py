@@ -9,7 +9,9 @@ Rectangular elements map a site into a wider one. Their dual is that of the left
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
@@ -88,6 +90,43 @@ class Symmetry(ABC):
     @abstractmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
         """A random element, into a wider site of ``m`` dimensions if ``m`` is given."""
+
+    @classmethod
+    def walk(cls, n: int, generator: torch.Generator, steps: int, *, batch: tuple[int, ...] = ()) -> list[Self]:
+        """A walk inside the class: ``steps + 1`` elements, from the identity to a random one.
+
+        Parameters
+        ----------
+        n, batch
+            Size of the site, and how many maps it has.
+        generator
+            Decides where the walk leads.
+        steps
+            In how many equal steps.
+
+        Raises
+        ------
+        ValueError
+            If there is not at least one step.
+        """
+        if steps < 1:
+            raise ValueError(f"a walk takes at least 1 step, not {steps}")
+        flow = cls._flow(n, generator, batch)
+        return [cls._of(flow(k / steps)) for k in range(steps + 1)]
+
+    @classmethod
+    def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """The matrix of a walk at each time in [0, 1]. Here units change places, two at a time, as every class allows.
+
+        (The shuffle is that of Fisher and Yates: all orders are equally likely at its end.)
+        """
+        order, orders = torch.arange(n).expand(*batch, n), []
+        for last in reversed(range(n)):
+            orders.append(Permutation(order))
+            chosen = torch.randint(last + 1, (*batch, 1), generator=generator)
+            pair = torch.cat([chosen, torch.full_like(chosen, last)], -1)
+            order = order.scatter(-1, pair, order.gather(-1, pair.flip(-1)))
+        return lambda time: orders[round(time * (n - 1))].matrix()
 
     @classmethod
     @abstractmethod
@@ -387,6 +426,13 @@ class ScaledPermutation(_Matrix):
         return cls(scales * order)
 
     @classmethod
+    def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """Units change places, while their scales leave 1."""
+        order = super()._flow(n, generator, batch)
+        logs = torch.randn(*batch, n, 1, generator=generator, dtype=torch.float64).mul(0.5)
+        return lambda time: (time * logs).exp() * order(time)
+
+    @classmethod
     def solve(cls, cost: Tensor) -> Self:
         return cls(Permutation.solve(cost).matrix())
 
@@ -509,6 +555,17 @@ class Orthogonal(_Matrix):
         return cls(polar(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64)))
 
     @classmethod
+    def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """A rotation ``exp(t X)``, whose angles reach about half a turn."""
+        x = cls._skew(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)) * math.pi / (2 * n) ** 0.5
+        return lambda time: torch.linalg.matrix_exp(time * x)
+
+    @classmethod
+    def _skew(cls, x: Tensor) -> Tensor:
+        """The part of a matrix along the class, at the identity: ``exp`` of it is a rotation."""
+        return (x - x.mT) / 2
+
+    @classmethod
     def solve(cls, cost: Tensor) -> Self:
         """The orthogonal Procrustes problem: the polar factor of the cost (arXiv 2506.22712, Eq. 4)."""
         return cls(polar(_check(cost).double()))
@@ -541,6 +598,12 @@ class StreamOrthogonal(Orthogonal):
     @classmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
         return cls.solve(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64))
+
+    @classmethod
+    def _skew(cls, x: Tensor) -> Tensor:
+        """Such an X that ``X 1 = 0``, so that ``exp(t X) 1 = 1``."""
+        centred = x - x.mean(-1, keepdim=True)
+        return super()._skew(centred - centred.mean(-2, keepdim=True))
 
     @classmethod
     def solve(cls, cost: Tensor) -> Self:
@@ -589,6 +652,12 @@ class Invertible(_Matrix):
         left, right = (Orthogonal.sample(n, generator, m=m, batch=batch).matrix() for _ in range(2))
         scales = torch.randn(*batch, 1, n, generator=generator, dtype=torch.float64).mul(0.5).exp()
         return cls((left * scales) @ right.mT)
+
+    @classmethod
+    def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """``exp(t X)`` for any X: its inverse is ``exp(-t X)``."""
+        x = torch.randn(*batch, n, n, generator=generator, dtype=torch.float64) / n**0.5
+        return lambda time: torch.linalg.matrix_exp(time * x)
 
     @classmethod
     def solve(cls, cost: Tensor) -> Self:

@@ -62,6 +62,42 @@ def test_wide_samples_belong_to_the_class_and_have_a_left_inverse(cls, n, extra,
 
 
 @every_class
+@given(n=sizes, seed=seeds, steps=st.integers(1, 7), batch=batches)
+def test_a_walk_stays_inside_the_class(cls, n, seed, steps, batch):
+    walk = cls.walk(n, generator(seed), steps, batch=batch)
+    assert len(walk) == steps + 1
+    assert torch.equal(walk[0].matrix(), cls.identity(n, batch).matrix())
+    for element in walk:
+        inside, why = cls.contains(element.matrix())
+        assert inside, why
+    again = cls.walk(n, generator(seed), steps, batch=batch)
+    assert all(torch.equal(x.matrix(), y.matrix()) for x, y in zip(walk, again, strict=True))
+
+
+@every_class
+def test_a_walk_leads_somewhere(cls):
+    end, other = (cls.walk(9, generator(seed), 5, batch=(2,))[-1].matrix() for seed in (0, 1))
+    for one, two in ((end, cls.identity(9, (2,)).matrix()), (end, other), (end[0], end[1])):
+        assert (one - two).norm() > 1
+    with pytest.raises(ValueError, match="at least 1 step, not 0"):
+        cls.walk(9, generator(0), 0)
+
+
+@pytest.mark.parametrize("cls", [Orthogonal, StreamOrthogonal, Invertible])
+@given(n=sizes, seed=seeds, batch=batches)
+def test_continuous_classes_walk_along_one_parameter_families(cls, n, seed, batch):
+    _, first, second, third = (g.matrix() for g in cls.walk(n, generator(seed), 3, batch=batch))
+    assert same(first @ first, second)
+    assert same(first @ second, third)
+
+
+@given(n=sizes, seed=seeds)
+def test_permutations_walk_one_exchange_at_a_time(n, seed):
+    walk = Permutation.walk(n, generator(seed), max(1, n - 1))
+    assert all((g.inverse() @ h).moved in (0, 2) for g, h in itertools.pairwise(walk))
+
+
+@every_class
 @given(n=sizes, seed1=seeds, seed2=seeds, batch=batches)
 def test_the_class_is_closed(cls, n, seed1, seed2, batch):
     g, h = cls.sample(n, generator(seed1), batch=batch), cls.sample(n, generator(seed2), batch=batch)
