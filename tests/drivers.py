@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
-from lmc_utils.explore.figure import show
+from lmc_utils.explore.figure import power, show
 
 FIELDS = ("loss", "excess", "accuracy", "barrier")
 
@@ -39,5 +40,24 @@ def drive_curves(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     expect(button).to_have_attribute("aria-pressed", "false" if len(state["methods"]) > 1 else "true")
 
 
+def drive_symmetry(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Slide by keys, switch: numbers and bars are those of the state, and only what is no symmetry changes the answer."""
+    slider, last = figure.locator("input[type=range]"), len(state["change"][0]) - 1
+    for way, name in enumerate(state["ways"]):
+        figure.get_by_role("radio", name=name, exact=True).check()
+        for key, at in (("Home", 0), ("ArrowRight", 1), ("End", last)):
+            slider.press(key)
+            assert place_of(figure) == at
+            row = figure.locator(f'tr[data-way="{name}"] td')
+            expect(row).to_have_text([show(state["distance"][way][at]), power(state["change"][way][at])])
+            percents = [f"{math.floor(100 * p + 0.5)} %" for p in state["answers"][way][at]]
+            expect(figure.locator(".lmc-answers li > span:last-child")).to_have_text(percents)
+        wrong = figure.locator("xpath=self::*[contains(@class, 'lmc-wrong')]")
+        expect(wrong).to_have_count(int(state["change"][way][last] > 1e-6))
+
+
 #: By the figure's ``data-kind``. A new kind of figure comes with its driver.
-DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {"curves": drive_curves}
+DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
+    "curves": drive_curves,
+    "symmetry": drive_symmetry,
+}

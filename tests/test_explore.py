@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmc_utils.explore import Curves, explore
 from lmc_utils.explore.curves import IMAGES
-from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, script, show, stylesheet
+from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, power, script, show, stylesheet
 from lmc_utils.paths import Curve, Examples
 from lmc_utils.style import style, styles
 
@@ -250,6 +250,14 @@ def test_examples_must_be_the_same_samples() -> None:
 )  # fmt: skip
 def test_show(number: float, text: str) -> None:
     assert show(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (14.23, "14.2"), (0.0001, "0.0001"), (3.4e-14, "3·10⁻¹⁴"), (9.96e-5, "1·10⁻⁴"), (-2e-9, "−2·10⁻⁹")],
+)  # fmt: skip
+def test_power(number: float, text: str) -> None:
+    assert power(number) == text
 
 
 def test_styles_are_told_apart_with_and_without_colour() -> None:

@@ -2,5 +2,6 @@
 
 from .curves import Curves, explore
 from .figure import Figure
+from .symmetry import Walk, explore_symmetry
 
-__all__ = ["Curves", "Figure", "explore"]
+__all__ = ["Curves", "Figure", "Walk", "explore", "explore_symmetry"]

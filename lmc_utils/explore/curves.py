@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, script, show
+from .figure import Figure, digits, pictures, script, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
@@ -25,7 +23,6 @@ CAPTION = (
     "rises above the straight line between its ends"
 )
 IMAGES = 8  # as many samples in the strip
-SIDE = 32  # pixels; larger images are made smaller
 MATCHED = ("match", "activation", "weight", "learned", "permut", "align")  # methods that move B
 
 
@@ -248,7 +245,7 @@ def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict
     why = "Images that both ends recognise and" if recognised else "Images"
     names = known[first].classes or tuple(map(str, range(known[first].probabilities.shape[-1])))
     picture = {
-        "sprite": _sprite(inputs[chosen]),
+        "sprite": pictures(inputs[chosen]),
         "shape": list(inputs.shape[2:]),
         "truth": targets[chosen].tolist(),
         "classes": list(names),
@@ -288,20 +285,3 @@ def _pick(probabilities: Iterable[Tensor], targets: Tensor) -> tuple[Tensor, boo
     best = sorted(ranked, key=lambda i: (not right[i], turn[i], -change[i], i))[:IMAGES]
     chosen = torch.tensor(sorted(best, key=lambda i: (targets[i].item(), i)))
     return chosen, bool(right[chosen].all())
-
-
-def _sprite(images: Tensor) -> str:
-    """Images (n, C, H, W), scaled to the full range of 8 bits, side by side in a PNG as a data URI."""
-    from PIL import Image
-
-    pixels = images.float()
-    if max(pixels.shape[2:]) > SIDE:
-        factor = SIDE / max(pixels.shape[2:])
-        size = [max(1, round(factor * side)) for side in pixels.shape[2:]]
-        pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
-    low, high = pixels.min(), pixels.max()
-    pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
-    strip = torch.cat(list(pixels), dim=2).permute(1, 2, 0).squeeze(-1).numpy()
-    file = io.BytesIO()
-    Image.fromarray(strip).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

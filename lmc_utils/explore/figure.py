@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
+import torch
 import traitlets
+from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
 FOLDER = Path(__file__).parent
 STATE_LIMIT = 150_000  # bytes; a page carries several figures
+SIDE = 32  # pixels; larger images are made smaller
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 PAGE = """<!doctype html>
@@ -70,6 +74,36 @@ def show(x: float) -> str:
     places = min(5, max(0, 2 - math.floor(math.log10(abs(x)))))
     text = str(Decimal(x).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP))
     return "0" if not text.strip("-0.") else text.replace("-", "−")
+
+
+def power(x: float) -> str:
+    """A number that may be tiny: as :func:`show`, but below 1e-4 one digit and a power of ten (as in shared.js)."""
+    if x == 0 or abs(x) >= 1e-4:
+        return show(x)
+    digit, exponent = f"{x:.0e}".split("e")
+    return f"{digit.replace('-', '−')}·10" + str(int(exponent)).translate(RAISED)
+
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def png(image: Image.Image) -> str:
+    """An image as a data URI, which needs no file beside the page."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def pictures(images: Tensor) -> str:
+    """Images (n, C, H, W), scaled to the full range of 8 bits, side by side in a PNG as a data URI."""
+    pixels = images.float()
+    if max(pixels.shape[2:]) > SIDE:
+        factor = SIDE / max(pixels.shape[2:])
+        size = [max(1, round(factor * side)) for side in pixels.shape[2:]]
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
+    low, high = pixels.min(), pixels.max()
+    pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    return png(Image.fromarray(torch.cat(list(pixels), dim=2).permute(1, 2, 0).squeeze(-1).numpy()))
 
 
 class Figure(anywidget.AnyWidget):

@@ -22,6 +22,9 @@ const show = (x) => {
   const text = x.toFixed(clamp(2 - Math.floor(Math.log10(Math.abs(x))), 0, 5));
   return Number(text) === 0 ? "0" : text.replace("-", "−");
 };
+// The same for numbers that may be tiny, as figure.py's power(): 3·10⁻¹⁴.
+const power = (x) => (x === 0 || Math.abs(x) >= 1e-4 ? show(x)
+  : x.toExponential(0).replace("-", x < 0 ? "−" : "-").replace(/e(-\d+)/, (_, e) => "·10" + [...e].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("")));
 const place = (lambda) => String(Number(lambda.toFixed(3)));
 const signed = (x) => (x > 0 ? "+" : "") + show(x);
 
