@@ -118,15 +118,16 @@ class Symmetry(ABC):
     def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
         """The matrix of a walk at each time in [0, 1]. Here units change places, two at a time, as every class allows.
 
-        (The shuffle is that of Fisher and Yates: all orders are equally likely at its end.)
+        (Sattolo's shuffle, which ends in a random cycle: no unit stays.)
         """
-        order, orders = torch.arange(n).expand(*batch, n), []
-        for last in reversed(range(n)):
-            orders.append(Permutation(order))
-            chosen = torch.randint(last + 1, (*batch, 1), generator=generator)
+        order = torch.arange(n).expand(*batch, n)
+        orders = [order]
+        for last in range(n - 1, 0, -1):
+            chosen = torch.randint(last, (*batch, 1), generator=generator)
             pair = torch.cat([chosen, torch.full_like(chosen, last)], -1)
             order = order.scatter(-1, pair, order.gather(-1, pair.flip(-1)))
-        return lambda time: orders[round(time * (n - 1))].matrix()
+            orders.append(order)
+        return lambda time: Permutation(orders[round(time * (n - 1))]).matrix()
 
     @classmethod
     @abstractmethod

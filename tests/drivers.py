@@ -41,7 +41,7 @@ def drive_curves(page: Page, figure: Locator, state: dict[str, Any]) -> None:
 
 
 def drive_symmetry(page: Page, figure: Locator, state: dict[str, Any]) -> None:
-    """Slide by keys, switch: numbers and bars are those of the state, and only what is no symmetry changes the answer."""
+    """Slide by keys, switch: numbers and bars are those of the state; only what is no symmetry changes the answer."""
     slider, last = figure.locator("input[type=range]"), len(state["change"][0]) - 1
     for way, name in enumerate(state["ways"]):
         figure.get_by_role("radio", name=name, exact=True).check()

@@ -254,7 +254,7 @@ def test_show(number: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (14.23, "14.2"), (0.0001, "0.0001"), (3.4e-14, "3·10⁻¹⁴"), (9.96e-5, "1·10⁻⁴"), (-2e-9, "−2·10⁻⁹")],
+    [(0, "0"), (14.23, "14.2"), (0.0001, "0.00010"), (3.4e-14, "3·10⁻¹⁴"), (9.96e-5, "1·10⁻⁴"), (-2e-9, "−2·10⁻⁹")],
 )  # fmt: skip
 def test_power(number: float, text: str) -> None:
     assert power(number) == text

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -21,11 +22,17 @@ DATA = lmc.load_data("shakespeare")
 TOKENS = DATA.test.inputs[:4, :6]
 
 
-@pytest.fixture(scope="module")
-def language_model() -> lmc.Network:
+@cache
+def make_language_model() -> lmc.Network:
     torch.manual_seed(0)
     config = {"n_embd": 12, "n_layer": 1, "n_head": 3, "n_inner": 16, "n_positions": 10, "vocab_size": 1024}
+    config["initializer_range"] = 0.3  # or attention would hardly look
     return lmc.canonicalize(gpt2(**config).double())
+
+
+@pytest.fixture(scope="module")
+def language_model() -> lmc.Network:
+    return make_language_model()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def make_walk(network: lmc.Network, site: str, **options) -> lmc.explore.Walk:
 def test_the_symmetry_moves_weights_and_nothing_else(language_model, site):
     ways = make_walk(language_model, site).data["ways"]
     assert ways["symmetry"]["distance"][0] == ways["symmetry"]["change"][0] == 0
-    assert min(ways["symmetry"]["distance"][1:]) > 0.01 and max(ways["symmetry"]["change"]) < 1e-10
+    assert ways["symmetry"]["distance"][-1] > 0.01 and max(ways["symmetry"]["change"]) < 1e-10
     assert ways["writers only"]["change"][0] == 0 and max(ways["writers only"]["change"]) > 1e-3
 
 
@@ -111,7 +118,7 @@ def test_blocks_are_the_weights(language_model):
         source = re.search(r"base64,([^)]*)\)", block["style"])[1]
         image = Image.open(io.BytesIO(base64.b64decode(source)))
         assert image.size == (12, 60)
-        levels = torch.tensor(list(image.getdata())).view(60, 12)[:12].double() - 7
+        levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(60, 12)[:12].double() - 7
         weights = shown.flatten(0, 1) if block is writer else shown.flatten(0, 1).mT
         scale = 3 * weights.square().mean().sqrt()
         assert (levels / 7 - (weights / scale).clamp(-1, 1)).abs().max() < 0.5 / 7 + 1e-6
@@ -132,7 +139,7 @@ def test_one_may_bring_another_mistake(language_model):
     header, rows = figure.table()
     assert len(header) == 3
     assert rows[1] == ["halved", "0.500", power(figure.data["ways"]["halved"]["change"][-1])]
-    with pytest.raises(ValueError, match="'blown up' gives logits that are not finite at time 0.25"):
+    with pytest.raises(ValueError, match=r"'blown up' gives logits that are not finite at time 0\.25"):
         make_walk(
             language_model,
             "r",

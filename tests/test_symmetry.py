@@ -95,6 +95,7 @@ def test_continuous_classes_walk_along_one_parameter_families(cls, n, seed, batc
 def test_permutations_walk_one_exchange_at_a_time(n, seed):
     walk = Permutation.walk(n, generator(seed), max(1, n - 1))
     assert all((g.inverse() @ h).moved in (0, 2) for g, h in itertools.pairwise(walk))
+    assert walk[-1].moved == (n if n > 1 else 0), "no unit stays"
 
 
 @every_class
