@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +72,13 @@ PRESETS: dict[str, Preset] = {
     "vit-overfit": Preset("vit", VIT, VIT_RECIPE | {"epochs": 20}, "fashion-mnist"),
     # 411,000 tokens, as many as Tiny Shakespeare has, so the end points are overfit, as the paper's are
     "gpt2": Preset("gpt2", GPT2, GPT2_RECIPE, "shakespeare", samples=3212),
+}
+# Narrower ones: a quarter, a half and three quarters of the width, and a half with heads half as many and as wide as
+# those of the full network
+NARROW = {"gpt2-32": (32, 4), "gpt2-64": (64, 4), "gpt2-96": (96, 4), "gpt2-64-heads2": (64, 2)}
+PRESETS |= {
+    name: replace(PRESETS["gpt2"], config=GPT2 | {"n_embd": width, "n_inner": 4 * width, "n_head": heads})
+    for name, (width, heads) in NARROW.items()
 }
 
 # The paper's own (arXiv 2506.22712, Table 3 and appendix B), for those who have GPUs and a network. Where it says

@@ -178,6 +178,18 @@ class Spec:
         """The alignment that moves nothing."""
         return Alignment(self, {n: s.symmetry.identity(s.size, self.batch(n)) for n, s in self.sites.items()})
 
+    def widen(self, sizes: Mapping[str, int], allow: str = "invertible") -> Alignment:
+        """Into wider sites in the plainest way: what there is stays, and what is new does nothing (zero padding).
+
+        Maps of sites that keep their size are identities of the class that ``allow`` (see :meth:`sample`) admits.
+        """
+        target, maps = self.resize(sizes), {}
+        for name, (symmetry, size, *_) in self.sites.items():
+            wider, batch = target.sizes[name], target.batch(name)
+            symmetry = symmetry if wider > size else symmetry.restrict(allow)
+            maps[name] = symmetry.pad(size, wider, batch)
+        return Alignment(self, maps)
+
     def sample(self, seed: int, *, allow: str = "invertible", sizes: Mapping[str, int] | None = None) -> Alignment:
         """A random symmetry of every network with this table: one random element per site.
 
@@ -188,21 +200,30 @@ class Spec:
         allow
             ``"permutation"``, ``"orthogonal"`` or ``"invertible"``: how much of each site's class to use.
         sizes
-            Sites to map into wider ones, e.g. ``{"r": 100}``: by an isometry, or by splitting units where they split.
+            Sites to map into wider ones, e.g. ``{"r": 100}``: by an isometry, by splitting units where they split, or,
+            where they do not, by putting units between them that do nothing.
 
         Raises
         ------
         ValueError
-            If ``allow`` is unknown, or a site cannot be widened so.
+            If ``allow`` or a site is unknown, or a site would become narrower.
         """
         generator, sizes = torch.Generator().manual_seed(seed), sizes or {}
         if unknown := set(sizes) - set(self.sites):
             raise ValueError(f"no sites {sorted(unknown)} to widen; the sites are {list(self.sites)}")
-        maps = {}
+        target, maps = self.resize(sizes), {}
         for name, site in self.sites.items():
-            wider = sizes.get(name, site.size)
-            symmetry = SemiPermutation if site.splits and wider > site.size else site.symmetry.restrict(allow)
-            maps[name] = symmetry.sample(site.size, generator, m=wider, batch=self.batch(name))
+            wider, symmetry = target.sites[name].size, site.symmetry.restrict(allow)
+            if wider < site.size:
+                raise ValueError(f"site {name!r} has {site.size} dimensions: it cannot be widened to {wider}")
+            batch = target.batch(name)
+            if wider > site.size and site.splits:
+                maps[name] = SemiPermutation.sample(site.size, generator, m=wider)
+            elif wider == site.size or symmetry.widening() is symmetry:
+                maps[name] = symmetry.sample(site.size, generator, m=wider, batch=batch)
+            else:
+                turn = symmetry.sample(wider, generator, batch=batch)
+                maps[name] = _compose(turn, site.symmetry.pad(site.size, wider, batch))
         return Alignment(self, maps)
 
     def __str__(self) -> str:
@@ -219,6 +240,9 @@ class Spec:
 @dataclass(frozen=True)
 class Alignment:
     """One symmetry of a network: an element per site. ``g(b)`` moves network b, ``g @ h`` is first h, then g.
+
+    Heads move first: the maps inside them are named by where the heads are afterwards, so that each copy of a head that
+    was split may have a basis of its own.
 
     Parameters
     ----------
@@ -256,7 +280,7 @@ class Alignment:
         """The moved parameters; the ones passed in are not changed. With ``sites``, only these maps act."""
         moved = dict(params)
         chosen = self.maps if sites is None else sites
-        for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is None):  # inside heads first
+        for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is not None):  # inside heads last
             moved |= act_on_site(self.spec, site, self.maps[site], moved)
         return moved
 
@@ -278,10 +302,8 @@ class Alignment:
 
     def then(self, site: str, element: Symmetry) -> Alignment:
         """This alignment, followed by one more map of one site."""
-        within = self.spec.sites[site].within
-        if within is not None:  # maps inside heads are named by where the head was before it moved
-            element = element.take(self.maps[within].indices.argsort())
-        return replace(self, maps={**self.maps, site: _compose(element, self.maps[site])})
+        followed = {name: self.maps[name].take(element.owners) for name in self.spec.inside(site)}
+        return replace(self, maps={**self.maps, **followed, site: _compose(element, self.maps[site])})
 
     def inverse(self) -> Alignment:
         """The alignment that takes this one back.
@@ -293,8 +315,8 @@ class Alignment:
         """
         inverses = {name: element.inverse() for name, element in self.maps.items()}
         for name, site in self.spec.sites.items():
-            if site.within is not None:  # a head's map is named by the place of the head, which has moved
-                inverses[name] = inverses[name].take(self.maps[site.within].indices)
+            if site.within is not None:  # a head's map goes with the head
+                inverses[name] = inverses[name].take(inverses[site.within].owners)
         return Alignment(self.spec, inverses)
 
     def __matmul__(self, other: Alignment) -> Alignment:
@@ -303,18 +325,15 @@ class Alignment:
         Raises
         ------
         ValueError
-            If they are of different architectures, or ``other`` splits heads (whose copies ``self`` may move apart).
+            If they are of different architectures.
         """
         if other.target.types != self.spec.types or other.target.sizes != self.spec.sizes:
             raise ValueError("only alignments of the same architecture can be composed")
         maps = {}
         for name, element in self.maps.items():
             within = self.spec.sites[name].within
-            if within is not None:
-                if not isinstance(other[within], Permutation):
-                    raise ValueError(f"the other alignment splits {within!r}: compose on the network instead, g(h(b))")
-                element = element.take(other[within].indices.argsort())
-            maps[name] = _compose(element, other[name])
+            before = other[name] if within is None else other[name].take(self.maps[within].owners)
+            maps[name] = _compose(element, before)
         return Alignment(other.spec, maps)
 
 
@@ -327,7 +346,7 @@ def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
             f"a {type(g).__name__} after a {type(h).__name__} is neither: soft maps compose with permutations only"
         )
     larger = max((g, h), key=lambda element: (LEVELS.index(element.level), not isinstance(element, Permutation)))
-    return type(larger)._of(g.matrix() @ h.matrix())
+    return type(larger).product(g, h)
 
 
 def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, Tensor]) -> Params:

@@ -70,11 +70,34 @@ class Symmetry(ABC):
 
     def __matmul__(self, other: Symmetry) -> Self:
         """The composition, of the class of ``self``: first ``other``, then ``self``."""
-        return type(self)._of(self.matrix() @ other.matrix())
+        return type(self).product(self, other)
+
+    @classmethod
+    def product(cls, g: Symmetry, h: Symmetry) -> Self:
+        """First ``h``, then ``g``, where it is known to belong to this class."""
+        return cls._of(g.matrix() @ h.matrix())
+
+    @property
+    def owners(self) -> Tensor:
+        """For each unit after the map the unit that it comes from, shape (..., M); for one from nowhere any."""
+        return self.matrix().argmax(-1)
 
     def take(self, indices: Tensor) -> Self:
         """Of a batched element those of the given heads."""
-        return type(self)(*(getattr(self, field.name)[indices] for field in fields(self)))
+        kept = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(None if tensor is None else tensor[indices] for tensor in kept))
+
+    @classmethod
+    def widening(cls) -> type[Symmetry]:
+        """The class of this one's maps into wider sites: its own, but units that are relabelled may also split."""
+        return cls
+
+    @classmethod
+    def pad(cls, n: int, m: int, batch: tuple[int, ...] = ()) -> Symmetry:
+        """The plainest map into a site of ``m`` dimensions: the identity, and nothing in what is new."""
+        if m == n:
+            return cls.identity(n, batch)
+        return cls.widening().project(torch.eye(m, n, dtype=torch.float64).expand(*batch, m, n))
 
     @classmethod
     @abstractmethod
@@ -259,6 +282,14 @@ class Permutation(Symmetry):
 
     dual = matrix  # P^-T = P
 
+    @property
+    def owners(self) -> Tensor:
+        return self.indices
+
+    @classmethod
+    def widening(cls) -> type[Symmetry]:
+        return SemiPermutation
+
     def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
         if batch is None:
             return x.index_select(axis, self.indices.to(x.device))
@@ -339,6 +370,28 @@ class _Matrix(Symmetry):
         return cls(matrix)
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair(_Matrix):
+    """An element that also keeps its dual where the matrix alone does not say which one: a rectangular one has many."""
+
+    readers: Tensor | None = None
+
+    def dual(self) -> Tensor:
+        return self._inverse() if self.readers is None else self.readers
+
+    @abstractmethod
+    def _inverse(self) -> Tensor:
+        """The dual where none is kept."""
+
+    @classmethod
+    def product(cls, g: Symmetry, h: Symmetry) -> Self:
+        matrix = g.matrix() @ h.matrix()
+        kept = matrix.shape[-2] > matrix.shape[-1] or any(
+            isinstance(x, _Pair) and x.readers is not None for x in (g, h)
+        )
+        return cls(matrix, g.dual() @ h.dual() if kept else None)
+
+
 class SoftPermutation(_Matrix):
     """A doubly stochastic matrix: units are mixed, and the function is *not* the same afterwards.
 
@@ -405,18 +458,22 @@ def sinkhorn(logits: Tensor, iterations: int = 50, atol: float = 1e-9) -> Tensor
     return logits.exp()
 
 
-class ScaledPermutation(_Matrix):
+class ScaledPermutation(_Pair):
     """A relabelling and a positive scale for each unit: a matrix with one positive entry in each row and column.
 
     The symmetry of positively homogeneous units, ``f(s x) = s f(x)`` for ``s > 0``: ReLU and leaky ReLU. (Not in the
-    list of arXiv 2506.22712, Table 1; it lies inside S4.)
+    list of arXiv 2506.22712, Table 1; it lies inside S4.) A rectangular one splits units, and scales what they become.
     """
 
     level = "invertible"
     smaller = Permutation
     compact = False
 
-    def dual(self) -> Tensor:
+    @classmethod
+    def widening(cls) -> type[Symmetry]:
+        return SemiPermutation
+
+    def _inverse(self) -> Tensor:
         positive = self.values > 0
         return torch.where(positive, 1 / torch.where(positive, self.values, 1.0), 0.0)  # twice: no gradient is NaN
 
@@ -501,18 +558,61 @@ class SemiPermutation(_Matrix):
         return cls(torch.nn.functional.one_hot(rows, cost.shape[-2]).mT.double())
 
     @classmethod
+    def transport(cls, cost: Tensor) -> Self:
+        """Optimal transport: every unit splits into as many as any other, up to one, in equal shares.
+
+        Maximises the sum of the costs of all pairs (new unit, old unit). Where M is a multiple of N this is the optimal
+        transport between uniform distributions (as in arXiv 1910.05653): an extreme plan gives every new unit to one
+        old unit, so that an assignment to M / N copies of each old unit finds it exactly.
+        """
+        m, n = _check(cost).shape[-2:]
+        must = (cost.max() - cost.min() + 1) * m  # more than anything else could gain
+        copies = torch.cat([(cost + must).repeat_interleave(m // n, -1), cost], -1)
+        old = torch.cat([torch.arange(n).repeat_interleave(m // n), torch.arange(n)])
+        places = old[_assign(copies.mT).to(cost.device)]  # for each new unit the copy that it gets
+        support = torch.nn.functional.one_hot(places, n).double()
+        return cls(support / support.sum(-2, keepdim=True))
+
+    @classmethod
+    def fit(cls, shared: Tensor, copied: Tensor, writers: Tensor, readers: Tensor) -> Self:
+        """Which units split, and in which shares, so that the weights come closest to those of a wider network.
+
+        A new unit ``i`` with the share ``t`` of unit ``j`` explains ``2 t W_ij - t^2 w_j`` of the squared weights that
+        write it and ``2 R_ij - r_j`` of those that read it. Each goes to whom it explains best with the best ``t``, or
+        stays empty, but every ``j`` must go somewhere: at the least loss, which is an assignment. Shares follow in
+        closed form. (Which support is the best altogether is a combinatorial problem; true copies are found.)
+
+        Parameters
+        ----------
+        shared, copied
+            ``W`` and ``R``: inner products of the weights that write and that read new units and old ones, (M, N).
+        writers, readers
+            ``w`` and ``r``: the squared norms of those of the old ones, (N,).
+        """
+        best = (shared / writers.clamp_min(torch.finfo(writers.dtype).tiny)).clamp(0, 1)
+        gain = cls.explained(best, shared, copied, writers, readers)
+        most, owners = gain.max(-1)
+        support = torch.nn.functional.one_hot(owners, gain.shape[-1]).bool() & (most > 0).unsqueeze(-1)
+        rows = _assign(gain - most.clamp_min(0).unsqueeze(-1)).to(gain.device)
+        support[rows] = torch.eye(gain.shape[-1], dtype=torch.bool, device=gain.device)
+        return cls(_to_simplex(best.double(), support))
+
+    @staticmethod
+    def explained(shares: Tensor, shared: Tensor, copied: Tensor, writers: Tensor, readers: Tensor) -> Tensor:
+        """By how much the squared distance is smaller than with an empty unit, for each pair (see :meth:`fit`)."""
+        return 2 * shares * shared - shares.square() * writers + 2 * copied - readers
+
+    @classmethod
     def project(cls, matrix: Tensor) -> Self:
         """The nearest element with a good support: each column has its assigned row, others join their largest column.
 
         (Which support is the best is a combinatorial problem; an element is mapped to itself.)
         """
         matrix = _check(matrix).double()
-        owners = matrix.argmax(-1).scatter(
-            -1, _assign(matrix), torch.arange(matrix.shape[-1]).expand(*matrix.shape[:-2], -1)
-        )
-        support = torch.nn.functional.one_hot(owners, matrix.shape[-1]).bool() & (
-            (matrix > 0) | (torch.nn.functional.one_hot(_assign(matrix), matrix.shape[-2]).mT > 0)
-        )
+        rows, n = _assign(matrix).to(matrix.device), matrix.shape[-1]
+        owners = matrix.argmax(-1).scatter(-1, rows, torch.arange(n, device=matrix.device).expand_as(rows))
+        assigned = torch.nn.functional.one_hot(rows, matrix.shape[-2]).mT > 0
+        support = torch.nn.functional.one_hot(owners, n).bool() & ((matrix > 0) | assigned)
         return cls(_to_simplex(matrix, support))
 
     @classmethod
@@ -530,6 +630,25 @@ class SemiPermutation(_Matrix):
         if ((matrix.sum(-2) - 1).abs() > atol).any():
             return "a column does not sum to one"
         return ""
+
+
+def reshare(element: Symmetry, split: Symmetry, logits: Tensor) -> ScaledPermutation:
+    """``element`` after units that were split have shared out their output anew among those that they became.
+
+    Parameters
+    ----------
+    element
+        A square map of the site where the split units are.
+    split
+        How they were split, (M, N).
+    logits
+        Shape (M,): the shares are multiplied by ``exp(logits)`` and made to sum to one again; differentiable.
+    """
+    shares = (split.matrix() * split.dual()).to(logits)
+    weights, support = logits.exp(), (shares > 0).to(logits)
+    totals = support @ (shares.mT @ weights)
+    factors = torch.where(totals > 0, weights / torch.where(totals > 0, totals, 1.0), 1.0)
+    return ScaledPermutation(element.matrix().to(logits) * factors, element.dual().to(logits))
 
 
 def _to_simplex(matrix: Tensor, support: Tensor) -> Tensor:
@@ -637,20 +756,24 @@ def fix_ones(matrix: Tensor) -> Tensor:
     return (m / n) ** 0.5 * polar(centred + size / (m * n) ** 0.5)
 
 
-class Invertible(_Matrix):
-    """Any invertible matrix: inside a head only ``QK`` and ``OV`` products are seen (arXiv 2506.22712, Table 1, S4)."""
+class Invertible(_Pair):
+    """Any invertible matrix: inside a head only ``QK`` and ``OV`` products are seen (arXiv 2506.22712, Table 1, S4).
+
+    Into a wider space: any matrix of full column rank.
+    """
 
     level = "invertible"
     smaller = Orthogonal
     compact = False
 
-    def dual(self) -> Tensor:
-        return torch.linalg.inv(self.values).mT
+    def _inverse(self) -> Tensor:
+        square = self.values.shape[-1] == self.values.shape[-2]
+        return (torch.linalg.inv if square else torch.linalg.pinv)(self.values).mT
 
     @classmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
         """Two rotations and log-normal singular values, so that the condition number stays moderate."""
-        left, right = (Orthogonal.sample(n, generator, m=m, batch=batch).matrix() for _ in range(2))
+        left, right = (Orthogonal.sample(n, generator, m=wide, batch=batch).matrix() for wide in (m, n))
         scales = torch.randn(*batch, 1, n, generator=generator, dtype=torch.float64).mul(0.5).exp()
         return cls((left * scales) @ right.mT)
 
@@ -681,8 +804,6 @@ class Invertible(_Matrix):
 
     @classmethod
     def _violation(cls, matrix: Tensor, atol: float) -> str:
-        if matrix.shape[-1] != matrix.shape[-2]:
-            return f"not square: shape {tuple(matrix.shape)}"
         condition = torch.linalg.cond(matrix).max()
         return (
             ""

@@ -296,8 +296,8 @@ def test_mistakes_are_named(pairs):
             learn(**arguments)
     with pytest.raises(ValueError, match="the data are empty"):
         lmc.learned_matching(a, b, [], steps=1)
-    with pytest.raises(ValueError, match=r"fc0.weight has shape"):
-        lmc.learned_matching(a, lmc.canonicalize(mlp((64, 11, 12, 3))), batches)
+    with pytest.raises(ValueError, match=r"site 'ff.0' has 12 in a, 13 in b: give the wider first"):
+        lmc.learned_matching(a, lmc.canonicalize(mlp((64, 13, 12, 3))), batches)
 
 
 TWO = """

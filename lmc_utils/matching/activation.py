@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..networks.base import Network, check_same_architecture
-from ..spec import Alignment
-from ..symmetry import Permutation
-from .weight import balance, rows
+from ..networks.base import Network, widening
+from ..spec import Alignment, Params, Spec
+from ..symmetry import Permutation, SemiPermutation
+from .weight import balance, rows, solved_by
 
 
 @torch.no_grad()
@@ -20,7 +21,7 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
     Parameters
     ----------
     a, b
-        Networks of one architecture.
+        Networks of one architecture, a as wide as b or wider.
     batches
         ``(inputs, targets)``; the targets are not used.
 
@@ -28,15 +29,15 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
     -------
     dict
         For each site, float64, first axes for a, later ones for b: where units may only be relabelled, Pearson
-        correlations (n, n), 0 for a unit that never changes; of the residual stream, each vector scaled to length one
-        as the norms scale it, mean products (n, n); inside heads mean products (heads, heads, n, n).
+        correlations (m, n), 0 for a unit that never changes; of the residual stream, each vector scaled to length one
+        as the norms scale it, mean products (m, n); inside heads mean products (heads, heads, m, n).
 
     Raises
     ------
     ValueError
-        If the architectures differ or there is no batch.
+        If the architectures differ, b is wider at some site, or there is no batch.
     """
-    check_same_architecture(a, b)
+    widening(a, b)  # or it says what does not fit
     count, moments = {}, {}
     for inputs, _ in batches:
         theirs = b.activations(inputs)
@@ -76,12 +77,13 @@ def activation_matching(
 
     Every site is solved once and exactly: renumbering or turning one site does not change what another answers. Units
     are compared before the non-linearity; heads by what they write into the residual stream, in whatever basis the
-    spaces inside them are.
+    spaces inside them are. If a has more hidden units or heads than b, those of b split where they may, by optimal
+    transport (:meth:`SemiPermutation.transport`).
 
     Parameters
     ----------
     a, b
-        Networks of one architecture.
+        Networks of one architecture; a may be wider at some sites, or have more heads.
     batches
         ``(inputs, targets)``, usually the training data; the targets are not used.
     allow
@@ -90,29 +92,30 @@ def activation_matching(
     Raises
     ------
     ValueError
-        If the architectures differ, ``allow`` is unknown or there is no batch.
+        If the architectures differ, b is wider at some site, ``allow`` is unknown or there is no batch.
     """
-    spec = a.spec
-    to_a, to_b = balance(a, allow), balance(b, allow)
+    g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
+    to_a, to_b = balance(a, classes), balance(b, classes)
     a, b = to_a(a), to_b(b)
     costs = cross_moments(a, b, batches)
-    g = spec.restrict(allow).compact().identity()
-    for site, (symmetry, _, within, _) in g.spec.sites.items():
+    for site, (symmetry, _, within, _) in classes.compact().sites.items():
         if inside := spec.inside(site):
-            cost = sum(_written(a, g(b), inner, costs[inner]) for inner in inside if inner in costs)
+            moved = g.act(b.params, set(g) - {site, *inside})
+            cost = sum(_written(spec, a.params, moved, inner, costs[inner]) for inner in inside if inner in costs)
         elif within:
-            cost = costs[site][torch.arange(spec.sites[within].size), g[within].indices]
+            cost = costs[site][torch.arange(spec.sites[within].size), g[within].owners]
         else:
             cost = costs[site]
-        g = g.then(site, symmetry.solve(cost.cpu()))
-    return to_a.inverse() @ Alignment(spec, g.maps) @ to_b
+        if symmetry is SemiPermutation:
+            g = replace(g, maps={**g.maps, site: symmetry.transport(cost.cpu())})
+        else:  # after the padding
+            g = g.then(site, symmetry.solve(cost.cpu() @ g[site].matrix().mT))
+    return to_a.inverse() @ g @ to_b
 
 
-def _written(a: Network, b: Network, inner: str, moment: Tensor) -> Tensor:
+def _written(spec: Spec, a: Params, b: Params, inner: str, moment: Tensor) -> Tensor:
     """How alike what each head of a writes from an inner space and what each of b does is, shape (heads, heads)."""
-    spec = a.spec
     readers = [t for t in spec.touching(inner) if t.dual and any(x.site and not x.dual for x in spec.axes(t.name))]
     return sum(
-        (moment * torch.einsum("iax,jbx->ijab", rows(a.params[t.name], t), rows(b.params[t.name], t))).sum((-2, -1))
-        for t in readers
+        (moment * torch.einsum("iax,jbx->ijab", rows(a[t.name], t), rows(b[t.name], t))).sum((-2, -1)) for t in readers
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..data import Batches
-from ..networks.base import Network, check_same_architecture
+from ..networks.base import Network, check_same_architecture, widening
 from ..paths import Batch, Merge, evaluate, merge
 from ..spec import Alignment, Spec
 from ..storage import fingerprint, named
-from ..symmetry import Permutation, ScaledPermutation, SoftPermutation
+from ..symmetry import Permutation, ScaledPermutation, SoftPermutation, Symmetry, reshare
 from ..train import fit
 from .weight import balance, weight_matching
 
@@ -23,30 +23,42 @@ TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images 
 
 
 class _Movable(nn.Module):
-    """A network, and for each of some sites the free tensor that decides how it is moved."""
+    """A network, and for each of some sites the free tensor that decides how it is moved.
 
-    def __init__(self, network: Network, spec: Spec, sites: Collection[str]) -> None:
+    Where units were split before, the shares of their output are free, too.
+    """
+
+    def __init__(self, network: Network, spec: Spec, sites: Collection[str], split: Mapping[str, Symmetry]) -> None:
         super().__init__()
-        self.network, self.spec, self.sites = network, spec, sites
+        self.network, self.spec, self.sites, self.split = network, spec, sites, split
         self.latents = nn.ParameterList(
             spec.sites[name].symmetry.latent(spec.sites[name].size, spec.batch(name)).to(network.reference)
             for name in sites
         )
+        self.logits = nn.ParameterList(network.reference.new_zeros(element.shape[0]) for element in split.values())
         self.identity = spec.identity()
+
+    def _shared(self, maps: Mapping[str, Symmetry]) -> Alignment:
+        """The maps, each after the new shares of its site."""
+        shares = zip(self.split.items(), self.logits, strict=True)
+        anew = {name: reshare(maps[name], element, z) for (name, element), z in shares}
+        return replace(self.identity, maps={**maps, **anew})
 
     def alignment(self) -> Alignment:
         learned = {n: self.spec.sites[n].symmetry.learn(z) for n, z in zip(self.sites, self.latents, strict=True)}
-        return replace(self.identity, maps=self.identity.maps | learned)
+        return self._shared(self.identity.maps | learned)
 
     def forward(self) -> Network:
         """The moved network, differentiable in the latents."""
-        return replace(self.network, params=self.alignment().act(self.network.params, self.sites))
+        moved = self.alignment().act(self.network.params, {*self.sites, *self.split})
+        return replace(self.network, params=moved)
 
     @torch.no_grad()
     def found(self) -> Alignment:
         """What was learned, every map exactly in its class."""
-        maps = self.alignment().maps
-        return Alignment(self.spec, {n: self.spec.sites[n].symmetry.project(maps[n].matrix().cpu()) for n in maps})
+        classes = {n: self.spec.sites[n].symmetry for n in self.sites}
+        learned = {n: classes[n].learn(z).matrix().cpu() for n, z in zip(self.sites, self.latents, strict=True)}
+        return self._shared(self.identity.maps | {n: classes[n].project(m) for n, m in learned.items()})
 
 
 class _Matching(nn.Module):
@@ -103,7 +115,8 @@ def learned_matching(
     Parameters
     ----------
     a, b
-        Networks of one architecture.
+        Networks of one architecture; a may be wider at some sites, or have more heads. What b's units become where
+        they were split is decided by ``init``; the shares of their output are learned.
     batches
         Training data, ``(inputs, targets)``: images (n, C, H, W) or tokens (n, T) with int64 targets (n,) or (n, T).
     init
@@ -149,12 +162,13 @@ def learned_matching(
     Raises
     ------
     ValueError
-        If the architectures differ, an argument is not one of those named above, ``lambdas`` leave [0, 1], there is
-        no batch, the loss is not finite (``lr`` is too high), or the checkpoint is corrupt or of another run.
+        If the architectures differ, b is wider at some site, an argument is not one of those named above, ``lambdas``
+        leave [0, 1], there is no batch, the loss is not finite (``lr`` is too high), or the checkpoint is corrupt or of
+        another run.
     """
     from accelerate import Accelerator
 
-    check_same_architecture(a, b if init is None else init(b))
+    widening(a, b) if init is None else check_same_architecture(a, init(b))
     spec, sample = a.spec.restrict(allow), _sampler(lambdas)
     if target not in ("labels", "ensemble"):
         raise ValueError(f"target must be 'labels' or 'ensemble', not {target!r}")
@@ -170,14 +184,17 @@ def learned_matching(
         raise ValueError("sites is empty: there is nothing to learn")
     order = [name for name in spec.sites if name in chosen]
     start = weight_matching(a, b, allow=allow) if init is None else init
-    if split := [n for n in spec.sites if spec.inside(n) and not isinstance(start[n], Permutation)]:
-        raise ValueError(f"init splits {split}: move the network first, learned_matching(a, init(b), ...)")
+    split = {
+        name: start[name]
+        for name, site in spec.sites.items()
+        if site.splits and start[name].shape[0] > start[name].shape[1] and (sites is None or name in chosen)
+    }
     device, dtype = Accelerator().device, torch.promote_types(a.reference.dtype, torch.float32)
-    basis = balance(a, allow)  # in balanced coordinates all directions inside a head are equally steep
+    basis = balance(a, a.spec.restrict(allow))  # in balanced coordinates all directions inside a head are equally steep
     one, two = (basis(network).to(device, dtype) for network in (a, start(b)))
     teachers = (a.to(device), b.to(device)) if target == "ensemble" else ()
     matching = _Matching(
-        _Movable(one, spec, order if dual else ()), _Movable(two, spec, order), merge, sample, teachers
+        _Movable(one, spec, order if dual else (), {}), _Movable(two, spec, order, split), merge, sample, teachers
     )
 
     @torch.no_grad()

@@ -3,15 +3,16 @@ transformers arXiv 2506.22712, section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..networks.base import Network, check_same_architecture
+from ..networks.base import Network, widening
 from ..progress import progress
 from ..spec import Alignment, Params, Spec, Touch, act_on_site
+from ..symmetry import SemiPermutation, Symmetry
 
 
 def score(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -32,8 +33,14 @@ def cost_matrix(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, 
         Shape (n, n), or (heads, n, n) within heads: entry (i, j) is the inner product of all weights of a's dimension i
         with those of b's dimension j.
     """
-    touching = [touch for touch in spec.touching(site) if touch.name in b]  # b may hold some parameters only
-    return sum(rows(a[touch.name], touch) @ rows(b[touch.name], touch).mT for touch in touching)
+    return sum(product for _, product in _products(spec, site, a, b))
+
+
+def _products(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Iterator[tuple[bool, Tensor]]:
+    """For each parameter that touches a site, whether it reads it, and the inner products of a's part with b's."""
+    for touch in spec.touching(site):
+        if touch.name in b:  # it may hold some parameters only
+            yield touch.dual, rows(a[touch.name], touch) @ rows(b[touch.name], touch).mT
 
 
 def circuit_costs(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
@@ -48,14 +55,25 @@ def circuit_costs(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str
     Tensor
         Shape (heads, heads).
     """
-    total = torch.zeros(())
+    return sum(product for _, product in _circuits(spec, site, a, b))
+
+
+def _circuits(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Iterator[tuple[bool, Tensor]]:
+    """For each space inside heads, whether it only reads the head, and the inner products of a's circuits with b's."""
     for inner in spec.inside(site):
         grams = {False: torch.zeros(()), True: torch.zeros(())}  # of what writes and of what reads the inner space
         for touch in spec.touching(inner):
             x, y = (rows(p[touch.name], touch) for p in (a, b))
             grams[touch.dual] = grams[touch.dual] + torch.einsum("iax,jbx->ijab", x, y)
-        total = total + (grams[False] * grams[True]).sum((-2, -1))
-    return total
+        reads = all(touch.dual for touch in spec.touching(site) if inner in spec.named(touch.name))
+        yield reads, (grams[False] * grams[True]).sum((-2, -1))
+
+
+def agreement(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What :meth:`SemiPermutation.fit` needs: inner products of what splitting shares out, and of what it copies."""
+    products = list((_circuits if spec.inside(site) else _products)(spec, site, a, b))
+    none = torch.zeros_like(products[0][1])
+    return tuple(sum((x for reads, x in products if reads is which), start=none) for which in (False, True))
 
 
 def rows(parameter: Tensor, touch: Touch) -> Tensor:
@@ -66,39 +84,60 @@ def rows(parameter: Tensor, touch: Touch) -> Tensor:
     return moved.reshape(*moved.shape[:2], -1)
 
 
-def balance(network: Network, allow: str) -> Alignment:
+def solved_by(a: Network, b: Network, allow: str) -> Spec:
+    """The table that names for each site the class that is solved for: where units of b may split, that of splits."""
+    spec = a.spec.restrict(allow)
+    sites = {
+        name: site._replace(symmetry=SemiPermutation) if site.splits and site.size > b.spec.sizes[name] else site
+        for name, site in spec.sites.items()
+    }
+    return replace(spec, sites=sites)
+
+
+def balance(network: Network, classes: Spec) -> Alignment:
     """Bring every space with scales into the basis in which its writers and readers are equally large.
 
     In classes that are not compact a score alone decides nothing: a larger map always scores higher. Between two
     balanced networks an orthogonal map or a permutation is left, which a score does decide. The balanced weights are
     those of least norm among all scaled copies of the network. Layers that follow one another share weights, so each is
     balanced in turn until nothing changes.
+
+    Parameters
+    ----------
+    network
+        What to balance.
+    classes
+        A table with the network's sites; where its class of symmetry has scales, they are balanced.
     """
-    return balanced(network, allow)[0]
+    return balanced(network, classes)[0]
 
 
-def balanced(network: Network, allow: str) -> tuple[Alignment, Params]:
+def balanced(network: Network, classes: Spec) -> tuple[Alignment, Params]:
     """What :func:`balance` finds, and the parameters there; those that touch no scales are shared, not copied."""
-    spec, params = network.spec, dict(network.params)
-    g = spec.restrict(allow).identity()
-    scaled = {name: site for name, site in g.spec.sites.items() if not site.symmetry.compact}
+    params, spec = dict(network.params), network.spec
+    g = Alignment(spec, classes.resize(spec.sizes).identity().maps)
+    scaled = {name: site.symmetry for name, site in classes.sites.items() if not site.symmetry.compact}
+    size = max((spec.sizes[name] for name in scaled), default=0)
     for _ in range(BALANCING if scaled else 0):
         change = 0.0
-        for name, site in scaled.items():
-            grams = {False: torch.zeros(()), True: torch.zeros(())}
-            for touch in spec.touching(name):
-                x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
-                grams[touch.dual] = grams[touch.dual] + x @ x.mT
-            step = site.symmetry.balance(
-                grams[False].cpu(), grams[True].cpu()
-            )  # maps live on the CPU, weights anywhere
+        for name, symmetry in scaled.items():
+            step = _balancing(spec, name, symmetry, params)
             params |= act_on_site(spec, name, step, params)
             g = g.then(name, step)
-            eye = torch.eye(site.size, dtype=torch.float64)
+            eye = torch.eye(spec.sizes[name], dtype=torch.float64)
             change = max(change, (step.matrix() - eye).abs().max().item())
-        if change < 100 * torch.finfo(network.reference.dtype).eps:
+        if change < 100 * size**0.5 * torch.finfo(network.reference.dtype).eps:
             break
-    return Alignment(spec, g.maps), params
+    return g, params
+
+
+def _balancing(spec: Spec, site: str, symmetry: type[Symmetry], params: Params) -> Symmetry:
+    """The element of one site's class that makes what writes it and what reads it equally large."""
+    grams = {False: torch.zeros(()), True: torch.zeros(())}
+    for touch in spec.touching(site):
+        x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
+        grams[touch.dual] = grams[touch.dual] + x @ x.mT
+    return symmetry.balance(grams[False].cpu(), grams[True].cpu())  # maps live on the CPU, weights anywhere
 
 
 BALANCING = 200  # rounds at most; heads need one, the shipped MLP 18 in float32 and 47 in float64
@@ -114,10 +153,13 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     section 3.2); this finds a local optimum. In the first sweep a site sees only parameters whose other sites are
     settled: a residual stream starts from the embeddings.
 
+    If a is wider than b, b is padded first, exactly, and the maps are rectangular: isometries, and where hidden units
+    or heads are more numerous in a, those of b may split (:meth:`SemiPermutation.fit`).
+
     Parameters
     ----------
     a, b
-        Networks of one architecture.
+        Networks of one architecture; a may be wider at some sites, or have more heads.
     allow
         ``"permutation"`` everywhere; also ``"orthogonal"`` maps where they are symmetries; or all, ``"invertible"``.
     sweeps
@@ -131,31 +173,60 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     Raises
     ------
     ValueError
-        If the architectures differ or ``allow`` is unknown.
+        If the architectures differ, b is wider at some site, or ``allow`` is unknown.
     """
-    check_same_architecture(a, b)
-    spec = a.spec
-    (to_a, fixed), (to_b, moved) = balanced(a, allow), balanced(b, allow)
-    g, settled, history = spec.restrict(allow).compact().identity(), set(), [score(fixed, moved)]
+    g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
+    (to_a, fixed), (to_b, narrow) = balanced(a, classes), balanced(b, classes)
+    moved, settled = g.act(narrow), set()
+    history = [score(fixed, moved)]
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
-        for site, (symmetry, *_) in g.spec.sites.items():
+        for site, (symmetry, *_) in classes.compact().sites.items():
             inside = spec.inside(site)
-            known = {n: p for n, p in moved.items() if spec.named(n) <= settled | {site, *inside}}
+            known = [n for n in moved if spec.named(n) <= settled | {site, *inside}]
             if not any(touch.name in known for touch in spec.touching(site)):
                 continue
-            cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, known).cpu()
-            step = symmetry.solve(cost)
-            best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
-            if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # more than rounding
-                moved |= act_on_site(spec, site, step, moved)
-                g, improved = g.then(site, step), True
+            if symmetry is SemiPermutation:
+                bare = g.act(narrow, set(g) - {site, *inside})  # moved at all sites but this
+                split = _split(spec, site, fixed, {n: bare[n] for n in known}, g[site], site in settled)
+                if split is not None:
+                    g, improved = _resplit(g, site, split, classes, narrow), True
+                    moved = g.act(narrow)
+            else:
+                cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, {n: moved[n] for n in known}).cpu()
+                step = symmetry.solve(cost)
+                best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
+                if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # above rounding
+                    moved |= act_on_site(spec, site, step, moved)
+                    g, improved = g.then(site, step), True
             settled.add(site)
         if not improved:
             break
         history.append(score(fixed, moved))
-    found = to_a.inverse() @ Alignment(spec, g.maps) @ to_b
-    return replace(found, history=tuple(history))
+    return replace(to_a.inverse() @ g @ to_b, history=tuple(history))
+
+
+def _split(spec: Spec, site: str, a: Params, b: Params, present: Symmetry, settled: bool) -> SemiPermutation | None:
+    """The split of b's units that brings its weights closest to a's; None if the present one is as good."""
+    products = [x.cpu().double() for x in agreement(spec, site, a, b)]
+    norms = [x.cpu().double().diagonal() for x in agreement(spec, site, b, b)]
+    found = SemiPermutation.fit(*products, *norms)
+    best, now = (
+        (SemiPermutation.explained(x, *products, *norms) * (x > 0)).sum() for x in (found.matrix(), present.matrix())
+    )
+    return found if not settled or best - now > 1e-9 * best.abs() else None
+
+
+def _resplit(g: Alignment, site: str, split: SemiPermutation, classes: Spec, narrow: Params) -> Alignment:
+    """The alignment with another split of one site; what lies inside is padded anew, and balanced."""
+    inside = {
+        n: g.spec.sites[n].symmetry.pad(g.spec.sizes[n], classes.sizes[n], classes.batch(n))
+        for n in g.spec.inside(site)
+    }
+    g = replace(g, maps={**g.maps, **inside, site: split})
+    for name in inside:
+        g = g.then(name, _balancing(classes, name, classes.sites[name].symmetry, g.act(narrow)))
+    return g
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:

@@ -166,6 +166,25 @@ def check_same_architecture(*networks: Network) -> None:
             raise ValueError(f"networks of different architectures cannot be merged or matched: {detail}")
 
 
+def widening(a: Network, b: Network, allow: str = "invertible") -> Alignment:
+    """The plainest map from b's sites into a's: the identity where sizes agree, zero padding where a's are wider.
+
+    Raises
+    ------
+    ValueError
+        If a site of b is wider than a's, or the architectures differ in more than their sizes.
+    """
+    if a.spec.types != b.spec.types or list(a.spec.sites) != list(b.spec.sites):
+        check_same_architecture(a, b)
+    small = {n: (a.spec.sizes[n], size) for n, size in b.spec.sizes.items() if size > a.spec.sizes[n]}
+    if small:
+        sites = "; ".join(f"site {name!r} has {x} in a, {y} in b" for name, (x, y) in small.items())
+        raise ValueError(f"only a narrower network can be mapped into a wider one, but {sites}: give the wider first")
+    g = b.spec.widen(a.spec.sizes, allow)
+    check_same_architecture(a, b if a.spec.sizes == b.spec.sizes else g(b))
+    return g
+
+
 _HANDLERS: dict[str, Callable[[nn.Module], Network]] = {}
 
 
