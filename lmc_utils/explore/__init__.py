@@ -2,5 +2,6 @@
 
 from .curves import Curves, explore
 from .figure import Figure
+from .plane import PlaneFigure, explore_plane
 
-__all__ = ["Curves", "Figure", "explore"]
+__all__ = ["Curves", "Figure", "PlaneFigure", "explore", "explore_plane"]
