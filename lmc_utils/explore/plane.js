@@ -41,7 +41,7 @@ function render({ model, el }) {
     const box = map.getBoundingClientRect(), pixel = [event.clientX - box.left, event.clientY - box.top];
     const gap = (place) => far(place.xy.map((v, k) => to[k](v)), pixel), line = lines.flat().reduce((a, b) => (gap(b) < gap(a) ? b : a));
     go(gap(line) < 9 ? line : grid([x, y].map((axis, k) => closest(axis.map(to[k]), pixel[k]))));
-  });
+  }, probe);
   map.addEventListener("keydown", (event) => {
     const { key } = event, by = event.shiftKey || key.startsWith("Page") ? 5 : 1;
     const step = { ArrowRight: [by, 0], ArrowLeft: [-by, 0], ArrowUp: [0, by], ArrowDown: [0, -by], PageUp: [0, by], PageDown: [0, -by] }[key];
@@ -69,7 +69,7 @@ function render({ model, el }) {
     ground.replaceChildren(s("rect", { width: 1000, height: (1000 * d) / w, fill: colors[0] }),
       ...regions.map((d, i) => s("path", { class: "lmc-region", d, fill: colors[i + 1], "fill-rule": "evenodd", "vector-effect": "non-scaling-stroke" })));
     drawn.replaceChildren(
-      s("text", { class: "lmc-name", x: 0, y: 13 }, "Loss", s("tspan", {}, " nats, each colour one factor")),
+      s("text", { class: "lmc-name", x: 0, y: 13 }, "Loss", s("tspan", {}, " nats, log scale")),
       ...colors.map((fill, i) => s("rect", { x: part * i, y: 32, width: part + 0.5, height: 8, fill })),
       ...[0, 0.25, 0.5, 0.75, 1].map((f) => s("text", { class: "lmc-tick", x: wide * f, y: 28, "text-anchor": f ? (f < 1 ? "middle" : "end") : "start" }, show(levels[0] * (levels.at(-1) / levels[0]) ** f))),
       ...tips.flatMap((tip, p) => ["lmc-casing", "lmc-thread"].map((name) =>
@@ -84,11 +84,11 @@ function render({ model, el }) {
     const [width, height] = ["width", "height"].map((key) => Number(profile.getAttribute(key))), own = paths[chosen];
     P = scale(0, 1, LEFT, width - RIGHT);
     Q = scale(low, high, height - BOTTOM, TOP);
-    const peak = own.loss.indexOf(Math.max(...own.loss));
+    const peak = own.loss.indexOf(Math.max(...own.loss)), label = `${own.name}: barrier ${show(own.barrier)}`, half = 3.8 * label.length;
     curves.replaceChildren(...axes(width, height, P, Q, ticks(low, high, 4), ["Loss along the lines", "nats"], [names[0], names[chosen + 1]]),
       ...[1 - chosen, chosen].map((p, top) => s("g", look(paths[p]), s("path", { class: "lmc-line", d: points(lambdas.map(P), paths[p].loss.map(Q)), "stroke-width": 2 + top, "stroke-dasharray": dashes(paths[p], 2 + top) }))),
       s("path", { class: "lmc-base", d: points([P(0), P(1)], ends(own.loss).map(Q)) }),
-      s("text", { ...look(own, "lmc-label lmc-strong"), x: clamp(P(lambdas[peak]), LEFT + 70, width - 80), y: Q(own.loss[peak]) - 12, "text-anchor": "middle" }, `${own.name}: barrier ${show(own.barrier)}`));
+      s("text", { ...look(own, "lmc-label lmc-strong"), x: clamp(P(lambdas[peak]), LEFT + half, width - half), y: Q(own.loss[peak]) - 12, "text-anchor": "middle" }, label));
     buttons.childNodes.forEach((button, p) => button.setAttribute("aria-pressed", p === chosen));
   }
   // Where on the chosen line the probe stands; beside the line the nearest place on it.
@@ -102,7 +102,7 @@ function render({ model, el }) {
     bead.setAttribute("transform", `translate(${P(lambda)} ${Math.max(8, Q(now.loss))})`);
     bead.classList.toggle("lmc-off", !on);
     needle.setAttribute("transform", `translate(${map.clientWidth * clamp(scale(...edges, 0, 1)(Math.log(now.loss)), 0, 1)} 40)`);
-    says.textContent = `The loss ${on ? `at λ = ${place(lambda)} of ${name}` : "here"} is ${show(now.loss)} nats${on ? `, ${show(Math.abs(rise))} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
+    says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on ? `, ${show(Math.abs(rise))} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
     profile.setAttribute("aria-valuenow", lambda);
     profile.setAttribute("aria-valuetext", says.textContent);
   }

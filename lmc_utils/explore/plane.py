@@ -203,7 +203,7 @@ def _bands(plane: Plane) -> tuple[list[float], list[str], list[str]]:
 
     low, high = plane.loss.min().item(), plane.loss.max().item()
     levels = np.geomspace(low, max(high, 1.01 * low), BANDS + 1)
-    width = plane.x[-1] - plane.x[0]
+    width = (plane.x[-1] - plane.x[0]).item()
     generator = contour_generator(
         *((axis - axis[0]) / width * UNITS for axis in (plane.x.numpy(), plane.y.numpy())),
         plane.loss.numpy(),

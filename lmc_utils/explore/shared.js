@@ -55,13 +55,14 @@ const onKeys = (node, place, n, move) =>
   });
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-// A finger on something whose style forbids scrolling moves at once, too.
-const onDrag = (node, move) => {
+// A finger on the grip moves at once, too.
+const onDrag = (node, move, grip) => {
+  grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   let start = null, going = false;
   node.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     start = event;
-    going = event.pointerType !== "touch" || getComputedStyle(event.target).touchAction === "none";
+    going = event.pointerType !== "touch" || grip?.contains(event.target);
     node.setPointerCapture(event.pointerId);
     node.focus({ preventScroll: true });
     if (going) move(event);
