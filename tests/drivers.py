@@ -56,8 +56,30 @@ def drive_symmetry(page: Page, figure: Locator, state: dict[str, Any]) -> None:
         expect(wrong).to_have_count(int(state["change"][way][last] > 1e-6))
 
 
+def probe_of(figure: Locator, state: dict[str, Any]) -> list[float]:
+    """Where the probe stands on the plane."""
+    plane, probe = (figure.locator(part).first.bounding_box() for part in (".lmc-map rect", ".lmc-map .lmc-probe"))
+    u = (probe["x"] + probe["width"] / 2 - plane["x"]) / plane["width"]
+    v = 1 - (probe["y"] + probe["height"] / 2 - plane["y"]) / plane["height"]
+    return [axis[0] + share * (axis[-1] - axis[0]) for axis, share in ((state["x"], u), (state["y"], v))]
+
+
+def drive_plane(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Keys along both straight lines, then a click on a point of the grid: the losses are those of the state."""
+    says = figure.locator(".lmc-says")
+    for button, path in zip(figure.locator(".lmc-toggles button").all(), state["paths"], strict=True):
+        button.click()
+        for key, loss in (("Home", path["loss"][0]), ("End", path["loss"][-1])):
+            figure.locator(".lmc-map").press(key)
+            expect(says).to_contain_text(f"on the path {path['name']} is {show(loss)} nats")
+    box = figure.locator(".lmc-map rect").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 1, box["y"] + 1)
+    expect(says).to_contain_text(f"The loss here is {show(state['loss'][-1][-1])} nats")
+
+
 #: By the figure's ``data-kind``. A new kind of figure comes with its driver.
 DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
     "curves": drive_curves,
     "symmetry": drive_symmetry,
+    "plane": drive_plane,
 }

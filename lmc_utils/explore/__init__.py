@@ -2,6 +2,7 @@
 
 from .curves import Curves, explore
 from .figure import Figure
+from .plane import PlaneFigure, explore_plane
 from .symmetry import Walk, explore_symmetry
 
-__all__ = ["Curves", "Figure", "Walk", "explore", "explore_symmetry"]
+__all__ = ["Curves", "Figure", "PlaneFigure", "Walk", "explore", "explore_plane", "explore_symmetry"]

@@ -103,25 +103,17 @@ function render({ model, el }) {
     for (const panel of panels) {
       panel.width = panel.svg.parentNode.clientWidth;
       panel.height = wide ? clamp(0.34 * plots.clientWidth, 250, 310) : panel.barrier ? 222 : 196;
-      for (const [key, value] of [["width", panel.width], ["height", panel.height], ["viewBox", `0 0 ${panel.width} ${panel.height}`]]) panel.svg.setAttribute(key, value);
+      resize(panel.svg, panel.width, panel.height);
       panel.x = scale(0, 1, LEFT, panel.width - RIGHT);
     }
   }
 
   function draw(panel, [low, high], settled) {
     const { width, height, field, x, rows: layer } = panel;
-    const y = (panel.y = scale(low, high, height - BOTTOM, TOP)), bottom = height - BOTTOM;
+    const y = (panel.y = scale(low, high, height - BOTTOM, TOP));
     const xs = lambdas.map(x), visible = shown();
     const name = splits.length > 1 ? `${splits[split]} ${field}` : field;
-    const parts = [
-      s("text", { class: "lmc-name", x: 0, y: 13 }, name[0].toUpperCase() + name.slice(1), s("tspan", {}, ` ${panel.unit}`)),
-      ...ticks(low, high, height > 230 ? 5 : 4).flatMap(([value, text]) => [
-        s("path", { class: "lmc-grid", d: `M${LEFT - 4} ${y(value)}H${width}` }),
-        s("text", { class: "lmc-tick", x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, text)]),
-      ...[0.25, 0.5, 0.75].map((value) => s("text", { class: "lmc-tick", x: x(value), y: bottom + 19, "text-anchor": "middle" }, value)),
-      s("text", { class: "lmc-end", x: x(0), y: bottom + 19, "text-anchor": "middle" }, "A"),
-      s("text", { class: "lmc-end", x: Math.min(x(1), width - 14), y: bottom + 19, "text-anchor": "middle" }, methods[chosen].end),
-    ];
+    const parts = axes(width, height, x, y, ticks(low, high, height > 230 ? 5 : 4), [name, panel.unit], ["A", methods[chosen].end]);
     const own = curve(chosen)[field], base = lambdas.map((_, i) => y(straight(own, i)));
     parts.push(s("path", { ...look(methods[chosen], "lmc-area"), d: `${points(xs, own.map(y))}L${xs[n - 1]} ${base[n - 1]}L${xs[0]} ${base[0]}Z` }));
     parts.push(s("path", { class: "lmc-base", d: points([xs[0], xs[n - 1]], [base[0], base[n - 1]]) }));

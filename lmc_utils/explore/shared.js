@@ -58,12 +58,14 @@ const onKeys = (node, place, n, move) =>
   });
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-const onDrag = (node, move) => {
+// A finger on the grip moves at once, too.
+const onDrag = (node, move, grip) => {
+  grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   let start = null, going = false;
   node.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     start = event;
-    going = event.pointerType !== "touch";
+    going = event.pointerType !== "touch" || grip?.contains(event.target);
     node.setPointerCapture(event.pointerId);
     node.focus({ preventScroll: true });
     if (going) move(event);
@@ -81,8 +83,25 @@ const onDrag = (node, move) => {
   node.addEventListener("pointercancel", () => (start = null));
 };
 
+const resize = (svg, width, height) => {
+  for (const [key, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) svg.setAttribute(key, value);
+};
+
+// Name, unit, grid lines and numbers of a plot over lambda in [0, 1]; the names of the end points stand under it.
+const axes = (width, height, x, y, lines, [name, unit], ends) => {
+  const text = (content, tx, ty, kind = "lmc-tick", anchor = "middle") => s("text", { class: kind, x: tx, y: ty, "text-anchor": anchor }, content);
+  const left = x(0), low = height - 7;
+  return [
+    s("text", { class: "lmc-name", x: 0, y: 13 }, name[0].toUpperCase() + name.slice(1), s("tspan", {}, ` ${unit}`)),
+    ...lines.flatMap(([value, label]) => [s("path", { class: "lmc-grid", d: `M${left - 4} ${y(value)}H${width}` }), text(label, left - 8, y(value) + 4, "lmc-tick", "end")]),
+    ...[0.25, 0.5, 0.75].map((value) => text(value, x(value), low)),
+    text(ends[0], left, low, "lmc-end"),
+    text(ends[1], Math.min(x(1), width - 14), low, "lmc-end"),
+  ];
+};
+
 // From one list of numbers to another; at once for readers who prefer no motion. Returns how to stop it.
-const tween = (from, to, draw) => {
+const tween = (from, to, draw, time = 260) => {
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || from.every((x, i) => x === to[i])) {
     draw(to, true);
     return () => {};
@@ -90,7 +109,7 @@ const tween = (from, to, draw) => {
   let frame, began;
   const step = (now) => {
     began ??= now;
-    const t = Math.min(1, (now - began) / 260), eased = t * (2 - t);
+    const t = Math.min(1, (now - began) / time), eased = t * (2 - t);
     draw(t < 1 ? from.map((x, i) => x + (to[i] - x) * eased) : to, t === 1);
     if (t < 1) frame = requestAnimationFrame(step);
   };
