@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
     from ..paths import Curve, Examples
+    from ..prompt import Text
 
 CAPTION = (
     "Drag the marker, or use the arrow keys, to walk from network A to network B and watch how far each method’s loss "
@@ -26,6 +27,7 @@ CAPTION = (
 )
 IMAGES = 8  # as many samples in the strip
 SIDE = 32  # pixels; larger images are made smaller
+SURPRISE = 9  # nats; the strongest wash behind a token of text
 MATCHED = ("match", "activation", "weight", "learned", "permut", "align")  # methods that move B
 
 
@@ -40,7 +42,8 @@ class Curves(Figure):
         """What is shown, as plain lists of floats rounded to five significant digits.
 
         ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits) with ``loss`` and
-        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``.
+        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``. Where networks
+        write, ``texts[method]``: one text for each lambda, without the prompt.
         """
         state = json.loads(self.state)
         fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
@@ -51,7 +54,11 @@ class Curves(Figure):
         }
         if splits == [""]:
             curves = {name: row[""] for name, row in curves.items()}
-        return {"lambdas": state["lambdas"], "curves": curves}
+        data = {"lambdas": state["lambdas"], "curves": curves}
+        if state["texts"]:
+            written = zip(state["methods"], state["texts"]["written"], strict=True)
+            data["texts"] = {m["name"]: ["".join(tokens) for tokens in by["tokens"]] for m, by in written if by}
+        return data
 
     @property
     def summary(self) -> str:
@@ -131,7 +138,8 @@ def explore(
     curves
         The curve of each method, ``{"vanilla": curve, ...}``, or its curves on several splits of the data,
         ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the
-        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip.
+        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip, and so is the text
+        of curves with a prompt (that of the first split that has one: what a network writes does not depend on the split).
     title
         Stands above the figure.
     caption
@@ -140,7 +148,8 @@ def explore(
     Raises
     ------
     ValueError
-        If there is no curve, a split is missing, grids or examples differ between methods, or a value is not finite.
+        If there is no curve, a split is missing, grids, examples or prompts differ between methods, or a value is not
+        finite.
     TypeError
         If something is not a curve.
     """
@@ -153,8 +162,10 @@ def explore(
         picked = _pictures({name: row[split].examples for name, row in rows.items()}, split)
         images.append(picked and picked[0])
         chosen.append(picked and picked[1])
+    texts = _texts(rows)
     if caption is None:
-        caption = CAPTION + (", and what the network in between answers." if any(images) else ".")
+        does = "writes" if texts else "answers" if any(images) else ""
+        caption = CAPTION + (f", and what the network in between {does}." if does else ".")
     return Curves(
         {
             "title": title,
@@ -176,6 +187,7 @@ def explore(
                 for row in rows.values()
             ],
             "images": images,
+            "texts": texts,
         }
     )
 
@@ -229,6 +241,24 @@ def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:
         plain["answers"] = answer.tolist()
         plain["sure"] = [[round(p, 3) for p in point] for point in probability.tolist()]
     return plain
+
+
+def _texts(rows: dict[str, dict[str, Curve]]) -> dict[str, Any] | None:
+    """What each method's networks write, and how much each token surprises its writer; None if no curve has texts."""
+    found = {name: next((c.texts for c in row.values() if c.texts), None) for name, row in rows.items()}
+    known = {name: texts[0].prompt for name, texts in found.items() if texts}
+    if not known:
+        return None
+    first, *rest = known
+    if other := next((name for name in rest if known[name] != known[first]), None):
+        raise ValueError(f"{first!r} goes on from {known[first]!r}, but {other!r} from {known[other]!r}: use one prompt")
+    return {"prompt": known[first], "written": [texts and _written(texts) for texts in found.values()]}
+
+
+def _written(texts: Sequence[Text]) -> dict[str, Any]:
+    """By point: the tokens, and a digit for each, the nats ``-log(probability)``."""
+    nats = [(-text.probabilities.log()).clamp(max=SURPRISE).round().int().tolist() for text in texts]
+    return {"tokens": [text.tokens for text in texts], "nats": ["".join(map(str, row)) for row in nats]}
 
 
 def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict[str, Any], Tensor] | None:
