@@ -41,9 +41,9 @@ class Text:
 class Prompt:
     """A text to go on from: call it on a network to see what that network writes.
 
-    Each token is drawn by the Gumbel trick: the largest of ``logits / temperature + noise`` has the probabilities of the
-    softmax (arXiv 1611.01144, eq. 1). The noise depends on the seed and the place in the text alone, so two networks write
-    different texts only where they answer differently.
+    Each token is drawn by the Gumbel trick: which of ``logits / temperature + noise`` is the largest has the
+    probabilities of the softmax (arXiv 1611.01144, eq. 1). The noise depends on the seed and the place in the text
+    alone, so two networks write different texts only where they answer differently.
 
     Parameters
     ----------

@@ -42,8 +42,8 @@ class Curves(Figure):
         """What is shown, as plain lists of floats rounded to five significant digits.
 
         ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits) with ``loss`` and
-        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``. Where networks
-        write, ``texts[method]``: one text for each lambda, without the prompt.
+        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``. Where
+        networks write, ``texts[method]``: one text for each lambda, without the prompt.
         """
         state = json.loads(self.state)
         fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
@@ -138,8 +138,8 @@ def explore(
     curves
         The curve of each method, ``{"vanilla": curve, ...}``, or its curves on several splits of the data,
         ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the
-        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip, and so is the text
-        of curves with a prompt (that of the first split that has one: what a network writes does not depend on the split).
+        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip; of
+        curves with a prompt the text (of the first split that has one: what a network writes depends on no split).
     title
         Stands above the figure.
     caption
@@ -251,7 +251,7 @@ def _texts(rows: dict[str, dict[str, Curve]]) -> dict[str, Any] | None:
         return None
     first, *rest = known
     if other := next((name for name in rest if known[name] != known[first]), None):
-        raise ValueError(f"{first!r} goes on from {known[first]!r}, but {other!r} from {known[other]!r}: use one prompt")
+        raise ValueError(f"{first!r} starts from {known[first]!r}, but {other!r} from {known[other]!r}: use one prompt")
     return {"prompt": known[first], "written": [texts and _written(texts) for texts in found.values()]}
 
 
