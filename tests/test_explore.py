@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from lmc_utils.explore import Curves, explore
-from lmc_utils.explore.curves import IMAGES
 from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, script, show, stylesheet
+from lmc_utils.explore.strip import IMAGES
 from lmc_utils.paths import Curve, Examples
 from lmc_utils.prompt import Text
 from lmc_utils.style import style, styles
