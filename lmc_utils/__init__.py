@@ -18,6 +18,7 @@ from .paths import (
     merge,
     merge_circuits,
 )
+from .prompt import Prompt, Text
 from .repair import repair
 from .spec import Alignment, Spec
 from .symmetry import (
@@ -41,12 +42,14 @@ __all__ = [
     "Orthogonal",
     "Permutation",
     "Plane",
+    "Prompt",
     "ScaledPermutation",
     "SemiPermutation",
     "SoftPermutation",
     "Spec",
     "StreamOrthogonal",
     "Symmetry",
+    "Text",
     "activation_matching",
     "assert_invariant",
     "barrier",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .data import Data
+    from .prompt import Prompt, Text
 
 Batch = tuple[Tensor, Tensor]
 Merge = Callable[[Network, Network, float], Network]
@@ -189,6 +190,8 @@ class Curve:
         if they are the path's own ends.
     calibrated
         The loss at each lambda with one temperature fitted there, shape (points,), nats; None if not asked for.
+    texts
+        What the network at each lambda writes from a prompt; None if not asked for.
     """
 
     lambdas: Tensor
@@ -197,6 +200,7 @@ class Curve:
     examples: Examples | None = None
     ends: Curve | None = None
     calibrated: Tensor | None = None
+    texts: tuple[Text, ...] | None = None
 
     @property
     def baseline(self) -> Tensor:
@@ -302,6 +306,7 @@ def interpolate(
     merge: Merge = merge,
     ends: tuple[Network, Network] | None = None,
     calibrate: bool = False,
+    prompt: Prompt | None = None,
 ) -> Curve:
     """Loss and accuracy on the straight line from a to b.
 
@@ -319,6 +324,8 @@ def interpolate(
         The original end points, whose losses the base line joins, if b was moved by a map that is no symmetry.
     calibrate
         Also fit one temperature at each lambda, for which all logits of one network at a time are held in memory.
+    prompt
+        Also let the network at each lambda write from this beginning, for the figures.
 
     Raises
     ------
@@ -334,7 +341,7 @@ def interpolate(
     passes = list(batches)  # one order for all networks, also where each pass over the data would shuffle them
     classes = tuple(getattr(batches, "classes", ()))
     few = EXAMPLES if passes and passes[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
-    loss, accuracy, kept, calibrated = [], [], [], []
+    loss, accuracy, kept, calibrated, texts = [], [], [], [], []
     for network in path:
         found = evaluate(network, passes, keep=sum(len(y) for _, y in passes) if calibrate else few)
         loss.append(found.loss)
@@ -343,6 +350,8 @@ def interpolate(
         if calibrate:
             targets = torch.cat([y.flatten() for _, y in passes])
             calibrated.append(calibrated_loss(found.logits.flatten(0, -2), targets))
+        if prompt:
+            texts.append(prompt(network))
     return Curve(
         lambdas,
         _vector(loss),
@@ -350,6 +359,7 @@ def interpolate(
         _examples(passes, torch.stack(kept), classes) if few else None,
         interpolate(*ends, passes, points=2, calibrate=calibrate) if ends else None,
         _vector(calibrated) if calibrate else None,
+        tuple(texts) if prompt else None,
     )
 
 

@@ -22,13 +22,18 @@ def place_of(figure: Locator) -> int:
 
 
 def drive_curves(page: Page, figure: Locator, state: dict[str, Any]) -> None:
-    """Slider, drag in the plot, switch: the numbers are those of the state."""
+    """Slider, drag in the plot, switch: numbers and text are those of the state."""
     for at in (0, len(state["lambdas"]) // 2):
         figure.locator("input[type=range]").fill(str(at))
         for method, (curve, *_) in zip(state["methods"], state["curves"], strict=True):
             for field in FIELDS:
                 value = curve[field] if field == "barrier" else curve[field][at]
                 expect(read(figure, method["name"], field)).to_have_text(show(value))
+        if texts := state.get("texts"):
+            chosen = figure.locator("tr.lmc-chosen").get_attribute("data-method")
+            written = texts["written"][[method["name"] for method in state["methods"]].index(chosen)]
+            said = figure.locator(".lmc-text").evaluate("node => node.textContent")
+            assert said == texts["prompt"] + "".join(written["tokens"][at])
     box = figure.locator(".lmc-panel").first.bounding_box()
     page.mouse.move(box["x"] + 36, box["y"] + 100)
     page.mouse.down()

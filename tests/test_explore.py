@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from lmc_utils.explore import Curves, explore
-from lmc_utils.explore.curves import IMAGES
 from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, power, script, show, stylesheet
+from lmc_utils.explore.strip import IMAGES
 from lmc_utils.paths import Curve, Examples
+from lmc_utils.prompt import Text
 from lmc_utils.style import style, styles
 
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -55,6 +56,23 @@ def make_splits() -> dict[str, dict[str, Curve]]:
     """The same methods on two splits, with other images on the second."""
     train = {name: make_curve(1.3 * curve.barrier, low=0.31) for name, curve in make_curves().items()}
     return {name: {"test": curve, "train": train[name]} for name, curve in make_curves().items()}
+
+
+def make_texts(excess: Tensor) -> tuple[Text, ...]:
+    """Thirty tokens on six lines; the higher the excess, the more of them are others, and the less probable."""
+    words = [f"\n<line> {i}," if i % 5 == 0 else f" word {i}" for i in range(30)]
+    noise = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    return tuple(
+        Text("KING.", tuple(w if r > x else f" x{i}" for i, (w, r) in enumerate(zip(words, noise, strict=True))),
+             (0.7 * noise * (-2 * x).exp()).float())
+        for x in excess
+    )  # fmt: skip
+
+
+def make_written() -> dict[str, Curve]:
+    """Three methods of language models; what the last one writes was not kept."""
+    curves = {name: replace(c, examples=None, texts=make_texts(c.excess / 2)) for name, c in make_curves().items()}
+    return curves | {"activation matching": replace(curves["activation matching"], texts=None)}
 
 
 @pytest.fixture
@@ -143,12 +161,45 @@ def test_curves_without_images_have_no_strip() -> None:
         assert "answers" not in state["curves"][0][0]
 
 
+def test_texts() -> None:
+    figure, curves = explore(make_written()), make_written()
+    shown = json.loads(figure.state)["texts"]
+    assert shown["prompt"] == "KING."
+    assert shown["written"][2] is None
+    for by, curve in zip(shown["written"][:2], curves.values(), strict=False):
+        for text, tokens, nats in zip(curve.texts, by["tokens"], by["nats"], strict=True):
+            assert tuple(tokens) == text.tokens
+            exact = -text.probabilities.log().numpy()
+            np.testing.assert_allclose([int(x) for x in nats], exact.clip(max=9), atol=0.5)
+    assert figure.data["texts"] == {
+        name: ["".join(text.tokens) for text in curve.texts] for name, curve in curves.items() if curve.texts
+    }
+    assert json.loads(explore(make_curves()).state)["texts"] is None
+
+
+def test_texts_are_taken_once_for_all_splits() -> None:
+    rows = {name: {"test": curve, "train": replace(curve, texts=None)} for name, curve in make_written().items()}
+    assert json.loads(explore(rows).state)["texts"] == json.loads(explore(make_written()).state)["texts"]
+
+
+def test_texts_must_have_one_prompt() -> None:
+    curves = make_written()
+    other = tuple(replace(text, prompt="QUEEN.") for text in curves["weight matching"].texts)
+    curves["weight matching"] = replace(curves["weight matching"], texts=other)
+    with pytest.raises(ValueError, match=r"'vanilla' starts from 'KING\.', but 'weight matching' from 'QUEEN\.'"):
+        explore(curves)
+
+
 def test_sizes() -> None:
     code = sum(len(file.read_bytes()) for file in FOLDER.glob("*.js"))
     assert code < 40_000, "all scripts, as written"
     figure = explore(make_splits())
     assert len(figure.state.encode()) < STATE_LIMIT / 2
     assert len(figure._fragment().encode()) < 150_000
+    (text,) = make_texts(torch.ones(1))
+    text = replace(text, tokens=text.tokens * 2, probabilities=text.probabilities.repeat(2))
+    long = replace(make_curve(1.0, images=False), texts=(text,) * 25)
+    assert len(explore({f"method {i}": long for i in range(3)}).state.encode()) < STATE_LIMIT / 2, "sixty tokens"
     with pytest.raises(ValueError, match="more than 150 kB"):
         explore({f"method {i}": make_curve(1.0, points=1001) for i in range(8)})
 

@@ -20,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import HTML
 from drivers import place_of, read
 from playwright.sync_api import Browser, Locator, Page, expect
-from test_explore import make_curves, make_splits
+from test_explore import make_curves, make_splits, make_written
 
 from lmc_utils.explore import explore
 from lmc_utils.explore.figure import show
@@ -189,6 +189,53 @@ def test_answers_change_with_the_marker(plain: Locator) -> None:
     assert seen == {True, False}, "the test must see right and wrong answers"
 
 
+@pytest.fixture
+def written(page: Page, troubles: Troubles, tmp_path: Path) -> Locator:
+    """A page with three methods of language models."""
+    page.goto(explore(make_written()).to_html(tmp_path / "written.html").as_uri())
+    return page.locator(".lmc-figure")
+
+
+def test_text_changes_with_the_marker_and_the_method(written: Locator) -> None:
+    text = written.locator(".lmc-text")
+    for method in ("vanilla", "weight matching"):
+        written.get_by_role("radio", name=method).check()
+        expect(written.locator(".lmc-strip")).to_contain_text(f"What {method} writes at λ")
+        seen = set()
+        for at in (0, 7, 12, 24):
+            written.locator("input[type=range]").fill(str(at))
+            wanted = make_written()[method].texts[at]
+            assert text.evaluate("node => node.textContent") == str(wanted)
+            expect(text.locator("b")).to_have_text("KING.")
+            seen.add(str(wanted))
+        assert len(seen) > 1, "the test must see the text change"
+    written.get_by_role("radio", name="activation matching").check()
+    expect(written.locator(".lmc-strip")).to_have_text("What activation matching writes was not kept.")
+
+
+def test_text_keeps_its_lines_and_its_place(written: Locator, page: Page) -> None:
+    text, table = written.locator(".lmc-text"), written.locator("table")
+    written.locator("input[type=range]").fill("0")
+    assert text.inner_text().count("\n") == 6
+    below = table.bounding_box()["y"]
+    written.locator("input[type=range]").fill("12")
+    assert text.inner_text().count("\n") < 6
+    assert table.bounding_box()["y"] == below, "fewer lines leave the numbers where they were"
+    assert not text.evaluate("node => node.closest('[aria-live]')"), "a slider that moves would read it all"
+    page.set_viewport_size({"width": 360, "height": 844})
+    page.wait_for_function("document.documentElement.scrollWidth <= 360")
+
+
+def test_improbable_tokens_are_washed(written: Locator) -> None:
+    written.locator("input[type=range]").fill("12")
+    nats = [-p.log().item() for p in make_written()["vanilla"].texts[12].probabilities]
+    alphas = written.locator(".lmc-text span").evaluate_all(
+        "all => all.map(node => +getComputedStyle(node).backgroundColor.match(/([\\d.]+)\\)$/)[1])"
+    )
+    assert alphas == pytest.approx([0.05 * round(min(9, x)) for x in nats], abs=0.01)
+    assert max(alphas) > 2 * min(alphas)
+
+
 def test_split(split: Locator) -> None:
     curves = make_splits()
     split.locator("input[type=range]").fill("12")
@@ -272,11 +319,20 @@ def test_follows_the_page(plain: Locator, page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe(split: Locator, page: Page, scheme: str, width: int) -> None:
+    expect_accessible(split, page, scheme, width)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_of_texts(written: Locator, page: Page, scheme: str) -> None:
+    expect_accessible(written, page, scheme, 390)
+
+
+def expect_accessible(figure: Locator, page: Page, scheme: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=scheme)
-    split.locator('button[data-method="activation matching"]').click()
-    split.locator("input[type=range]").fill("12")
-    split.get_by_text("Save").click()
+    figure.locator('button[data-method="activation matching"]').click()
+    figure.locator("input[type=range]").fill("12")
+    figure.get_by_text("Save").click()
     page.wait_for_timeout(400)
     results = Axe().run(page).response
     assert len(results["passes"]) > 10, "axe did run"

@@ -7,7 +7,7 @@ const PANELS = [
 const LEFT = 36, RIGHT = 14, TOP = 52, BOTTOM = 26, LINE = 14;
 
 function render({ model, el }) {
-  const { title, caption, lambdas, splits, methods, curves, images } = JSON.parse(model.get("state"));
+  const { title, caption, lambdas, splits, methods, curves, images, texts } = JSON.parse(model.get("state"));
   const n = lambdas.length, group = `lmc${(window.lmcFigures = (window.lmcFigures ?? 0) + 1)}`;
   const nearest = (lambda) => lambdas.reduce((best, x, i) => (Math.abs(x - lambda) < Math.abs(lambdas[best] - lambda) ? i : best), 0);
   const on = methods.map(() => true);
@@ -202,9 +202,22 @@ function render({ model, el }) {
     answer();
   }
 
+  // --- what the network writes
+  const whose = () => h("b", { class: "lmc-method", style: look(methods[chosen]).style }, methods[chosen].name);
+  const longest = Math.max(0, ...(texts?.written ?? []).flatMap((w) => w?.tokens ?? []).map((tokens) => (texts.prompt + tokens.join("")).split("\n").length));
+  function write() {
+    const written = texts.written[chosen];
+    strip.replaceChildren(h("p", {}, "What ", whose(), written ? ` writes at λ = ${place(lambdas[at])}` : " writes was not kept."));
+    if (written) strip.append(
+      h("p", { class: "lmc-text", style: `--lines:${longest}` }, h("b", {}, texts.prompt),
+        ...written.tokens[at].map((token, k) => h("span", { style: `--nats:${written.nats[at][k]}` }, token))),
+      h("p", { class: "lmc-note" }, "The prompt is bold. The stronger the wash behind a token, the less the network expected it. Chance is the same at every λ: only the network changes."));
+  }
+
   // --- what the network answers
   let cards = [], cardsOf = null;
   function answer() {
+    if (texts) return write();
     const set = images[split], { answers, sure } = curve(chosen);
     strip.hidden = !set;
     if (!set) return;
@@ -223,9 +236,9 @@ function render({ model, el }) {
       });
       strip.replaceChildren(h("p", {}), h("ul", {}, ...cards.map((card) => card.node)), h("p", { class: "lmc-note" }));
     }
-    const [heading, list, note] = strip.children, method = methods[chosen];
+    const [heading, list, note] = strip.children;
     list.hidden = note.hidden = !answers;
-    heading.replaceChildren("What ", h("b", { class: "lmc-method", style: look(method).style }, method.name),
+    heading.replaceChildren("What ", whose(),
       answers ? ` answers at λ = ${place(lambdas[at])}: ${cards.filter((c, i) => answers[at][i] === c.truth).length} of ${cards.length} right` : " answers was not kept.");
     if (!answers) return;
     note.textContent = `${set.why} The line under each runs from A to B, thick where the answer is right.`;

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, pictures, script, show
+from .figure import Figure, digits, script, show
+from .strip import pictures, writings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
-    from ..paths import Curve, Examples
+    from ..paths import Curve
 
 CAPTION = (
     "Drag the marker, or use the arrow keys, to walk from network A to network B and watch how far each method’s loss "
     "rises above the straight line between its ends"
 )
-IMAGES = 8  # as many samples in the strip
 MATCHED = ("match", "activation", "weight", "learned", "permut", "align")  # methods that move B
 
 
@@ -37,7 +36,8 @@ class Curves(Figure):
         """What is shown, as plain lists of floats rounded to five significant digits.
 
         ``lambdas``, and ``curves[method]`` (``curves[method][split]`` where there are splits) with ``loss`` and
-        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``.
+        ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``. Where
+        networks write, ``texts[method]``: one text for each lambda, without the prompt.
         """
         state = json.loads(self.state)
         fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
@@ -48,7 +48,11 @@ class Curves(Figure):
         }
         if splits == [""]:
             curves = {name: row[""] for name, row in curves.items()}
-        return {"lambdas": state["lambdas"], "curves": curves}
+        data = {"lambdas": state["lambdas"], "curves": curves}
+        if state["texts"]:
+            written = zip(state["methods"], state["texts"]["written"], strict=True)
+            data["texts"] = {m["name"]: ["".join(tokens) for tokens in by["tokens"]] for m, by in written if by}
+        return data
 
     @property
     def summary(self) -> str:
@@ -128,7 +132,8 @@ def explore(
     curves
         The curve of each method, ``{"vanilla": curve, ...}``, or its curves on several splits of the data,
         ``{"vanilla": {"test": curve, "train": curve}, ...}``. The first split is shown first; the names choose the
-        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip.
+        colours (:func:`lmc_utils.style.style`). Images that come with the curves are shown as a strip; of
+        curves with a prompt the text (of the first split that has one: what a network writes depends on no split).
     title
         Stands above the figure.
     caption
@@ -137,7 +142,8 @@ def explore(
     Raises
     ------
     ValueError
-        If there is no curve, a split is missing, grids or examples differ between methods, or a value is not finite.
+        If there is no curve, a split is missing, grids, examples or prompts differ between methods, or a value is not
+        finite.
     TypeError
         If something is not a curve.
     """
@@ -147,11 +153,13 @@ def explore(
     images: list[dict[str, Any] | None] = []
     chosen: list[Tensor | None] = []
     for split in splits:
-        picked = _pictures({name: row[split].examples for name, row in rows.items()}, split)
+        picked = pictures({name: row[split].examples for name, row in rows.items()}, split)
         images.append(picked and picked[0])
         chosen.append(picked and picked[1])
+    texts = writings(rows)
     if caption is None:
-        caption = CAPTION + (", and what the network in between answers." if any(images) else ".")
+        does = "writes" if texts else "answers" if any(images) else ""
+        caption = CAPTION + (f", and what the network in between {does}." if does else ".")
     return Curves(
         {
             "title": title,
@@ -173,6 +181,7 @@ def explore(
                 for row in rows.values()
             ],
             "images": images,
+            "texts": texts,
         }
     )
 
@@ -226,62 +235,3 @@ def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:
         plain["answers"] = answer.tolist()
         plain["sure"] = [[round(p, 3) for p in point] for point in probability.tolist()]
     return plain
-
-
-def _pictures(examples: Mapping[str, Examples | None], split: str) -> tuple[dict[str, Any], Tensor] | None:
-    """The strip of images of one split and which samples they are; None if the curves carry no images."""
-    known = {name: e for name, e in examples.items() if e is not None and e.inputs.ndim == 4}
-    known = {name: e for name, e in known.items() if e.inputs.shape[1] in (1, 3)}
-    if not known:
-        return None
-    first, *rest = known
-    inputs, targets = known[first].inputs, known[first].targets
-    for name in rest:
-        other = known[name]
-        if other.inputs.shape != inputs.shape or not torch.equal(other.targets, targets):
-            where = f" on {split!r}" if split else ""
-            raise ValueError(f"{first!r} and {name!r} saw different examples{where}: evaluate both on the same batches")
-    chosen, recognised = _pick([e.probabilities for e in known.values()], targets)
-    why = "Images that both ends recognise and" if recognised else "Images"
-    names = known[first].classes or tuple(map(str, range(known[first].probabilities.shape[-1])))
-    picture = {
-        "sprite": pictures(inputs[chosen]),
-        "shape": list(inputs.shape[2:]),
-        "truth": targets[chosen].tolist(),
-        "classes": list(names),
-        "why": f"{why} on which the answers change most.",
-    }
-    return picture, chosen
-
-
-def _pick(probabilities: Iterable[Tensor], targets: Tensor) -> tuple[Tensor, bool]:
-    """The samples that both ends recognise (if there are enough) and on which the answers change most, of many classes.
-
-    Parameters
-    ----------
-    probabilities
-        Of each method, shape (points, n, classes).
-    targets
-        Shape (n,), int64.
-
-    Returns
-    -------
-    chosen : Tensor
-        Indices, at most ``IMAGES``, by class.
-    recognised : bool
-        Whether both ends of every path answer all of them right.
-    """
-    change, right = torch.zeros(len(targets)), torch.ones(len(targets), dtype=torch.bool)
-    for p in probabilities:
-        change += p.diff(dim=0).abs().sum((0, 2))
-        right &= (p[[0, -1]].argmax(-1) == targets).all(0)
-    change = change.tolist()
-    ranked = sorted(range(len(targets)), key=lambda i: (not right[i], -change[i], i))
-    before: Counter[int] = Counter()  # how many samples of its class come before a sample: every class has its turn
-    turn = {}
-    for i in ranked:
-        turn[i] = before[targets[i].item()]
-        before[targets[i].item()] += 1
-    best = sorted(ranked, key=lambda i: (not right[i], turn[i], -change[i], i))[:IMAGES]
-    chosen = torch.tensor(sorted(best, key=lambda i: (targets[i].item(), i)))
-    return chosen, bool(right[chosen].all())

@@ -94,7 +94,7 @@ def png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def pictures(images: Tensor) -> str:
+def sprite(images: Tensor) -> str:
     """Images (n, C, H, W), scaled to the full range of 8 bits, side by side in a PNG as a data URI."""
     pixels = images.float()
     if max(pixels.shape[2:]) > SIDE:

@@ -16,7 +16,7 @@ from ..matching.weight import rows
 from ..networks.base import Network
 from ..progress import progress
 from ..spec import Touch, act_on_site
-from .figure import Figure, pictures, png, power, script, show
+from .figure import Figure, png, power, script, show, sprite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
@@ -203,7 +203,7 @@ def explore_symmetry(
             "change": by_way([float(f"{x:.4g}") for x in change]),
             "labels": [_label(i, classes, tokenizer) for i in best.tolist()],
             "answers": by_way([[round(p, 4) for p in row] for row in probabilities[:, best].tolist()]),
-            "picture": pictures(inputs[:1]) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None,
+            "picture": sprite(inputs[:1]) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None,
             "prompt": "" if tokenizer is None else tokenizer.decode(inputs[0].tolist()),
             "texts": by_way(texts),
             "blocks": [

@@ -1,0 +1,120 @@
+"""What a language model writes from a prompt, with the same random numbers for every network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from .networks.base import Network
+from .paths import logits_of
+
+
+@dataclass(frozen=True)
+class Text:
+    """What one network wrote; ``str(text)`` is the text with its prompt.
+
+    Parameters
+    ----------
+    prompt
+        What it was given.
+    tokens
+        The tokens it wrote, as pieces of text.
+    probabilities
+        What the network gave each of them, before the temperature; shape (tokens,).
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    probabilities: Tensor
+
+    def __str__(self) -> str:
+        return self.prompt + "".join(self.tokens)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to go on from: call it on a network to see what that network writes.
+
+    Each token is drawn by the Gumbel trick: which of ``logits / temperature + noise`` is the largest has the
+    probabilities of the softmax (arXiv 1611.01144, eq. 1). The noise depends on the seed and the place in the text
+    alone, so two networks write different texts only where they answer differently.
+
+    Parameters
+    ----------
+    text
+        The beginning, at least one token.
+    tokenizer
+        Turns text into tokens; that of the data which the network was trained on.
+    length
+        Tokens to write.
+    temperature
+        Divides the logits: below 1 probable tokens are drawn more often, near 0 always the most probable one.
+    seed
+        Decides the noise.
+
+    Raises
+    ------
+    ValueError
+        If the text has no token, or length or temperature are not positive.
+    """
+
+    text: str
+    tokenizer: Tokenizer
+    length: int = 64
+    temperature: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.encode(self.text).ids:
+            raise ValueError(f"the prompt {self.text!r} has no token: a network needs at least one to go on from")
+        if self.length < 1 or self.temperature <= 0:
+            raise ValueError(
+                f"length and temperature must be positive, but are {self.length} and {self.temperature} "
+                "(for the most probable tokens take a temperature near zero)"
+            )
+
+    @torch.no_grad()
+    def __call__(self, network: Callable[[Tensor], Any]) -> Text:
+        """The text that a network writes.
+
+        Parameters
+        ----------
+        network
+            Anything that maps tokens (1, T) to logits (1, T, vocabulary), or to an object with ``.logits``. Beyond the
+            context of a :class:`lmc_utils.Network` it sees the last tokens only.
+
+        Raises
+        ------
+        ValueError
+            If the network reads no tokens, or knows fewer than the tokenizer.
+        """
+        context = _context(network, self.tokenizer) if isinstance(network, Network) else None
+        given = self.tokenizer.encode(self.text).ids
+        generator = torch.Generator().manual_seed(self.seed)
+        ids, tokens, probabilities = list(given), [], []
+        stream = DecodeStream(ids=given, skip_special_tokens=False)  # some characters are made of several tokens
+        for _ in range(self.length):
+            window = torch.tensor([ids if context is None else ids[-context:]])
+            logits = logits_of(network(window))[0, -1].float().cpu()
+            noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+            chosen = (logits / self.temperature + noise).argmax().item()
+            ids.append(chosen)
+            tokens.append(stream.step(self.tokenizer, chosen) or "")
+            probabilities.append(logits.softmax(-1)[chosen])
+        return Text(self.text, tuple(tokens), torch.stack(probabilities))
+
+
+def _context(network: Network, tokenizer: Tokenizer) -> int:
+    """The longest input of a network that knows all tokens of this tokenizer."""
+    if network.architecture.reads is None:
+        raise ValueError("a prompt needs a network that reads tokens, but the inputs of this one are no tokens")
+    vocabulary, context = network.architecture.reads
+    if (known := tokenizer.get_vocab_size()) > vocabulary:
+        raise ValueError(f"the tokenizer has {known} tokens, but the network knows only {vocabulary}: take its own")
+    return context
