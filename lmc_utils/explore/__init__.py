@@ -2,5 +2,6 @@
 
 from .curves import Curves, explore
 from .figure import Figure
+from .spec import SpecFigure, explore_spec
 
-__all__ = ["Curves", "Figure", "explore"]
+__all__ = ["Curves", "Figure", "SpecFigure", "explore", "explore_spec"]
