@@ -88,3 +88,24 @@ DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
     "symmetry": drive_symmetry,
     "plane": drive_plane,
 }
+
+
+def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Every site on the page lights up what writes and reads it, every parameter its sites."""
+    for button in figure.locator("button[data-site]").all():
+        button.click()
+        expect(figure.locator("button[aria-pressed=true]")).to_have_count(1)
+        site = button.get_attribute("data-site")
+        expect(figure.locator("[aria-live]")).to_contain_text(f"{state['sites'][site]['size']} dimensions")
+        for param in figure.locator("[data-param]").all():
+            axes = state["params"][param.get_attribute("data-param")]["axes"]
+            role = next(("reads" if dual else "writes" for _, own, dual in axes if own == site), "")
+            expect(param.locator("i")).to_have_text(role)
+    for param in figure.locator("[data-param]").all():
+        param.click()
+        axes = state["params"][param.get_attribute("data-param")]["axes"]
+        expect(figure.locator("button[data-site].lmc-lit")).to_have_count(len([own for _, own, _ in axes if own]))
+
+
+#: By the figure's ``data-kind``. A new kind of figure comes with its driver.
+DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {"curves": drive_curves, "spec": drive_spec}

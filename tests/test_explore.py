@@ -191,8 +191,6 @@ def test_texts_must_have_one_prompt() -> None:
 
 
 def test_sizes() -> None:
-    code = sum(len(file.read_bytes()) for file in FOLDER.glob("*.js"))
-    assert code < 40_000, "all scripts, as written"
     figure = explore(make_splits())
     assert len(figure.state.encode()) < STATE_LIMIT / 2
     assert len(figure._fragment().encode()) < 150_000
@@ -204,10 +202,14 @@ def test_sizes() -> None:
         explore({f"method {i}": make_curve(1.0, points=1001) for i in range(8)})
 
 
-def test_module_has_no_imports() -> None:
-    assert not re.search(
-        r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org/2000/svg)", script("curves") + stylesheet(), re.M
-    )
+KINDS = [file.stem for file in FOLDER.glob("*.js") if file.stem != "shared"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_script_of_a_kind(kind: str) -> None:
+    code = script(kind) + stylesheet(kind)
+    assert len(code.encode()) < 45_000, "a page carries it with every figure"
+    assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org/2000/svg)", code, re.M)
 
 
 def test_same_curves_same_page(figure: Curves) -> None:

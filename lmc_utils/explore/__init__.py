@@ -3,6 +3,17 @@
 from .curves import Curves, explore
 from .figure import Figure
 from .plane import PlaneFigure, explore_plane
+from .spec import SpecFigure, explore_spec
 from .symmetry import Walk, explore_symmetry
 
-__all__ = ["Curves", "Figure", "PlaneFigure", "Walk", "explore", "explore_plane", "explore_symmetry"]
+__all__ = [
+    "Curves",
+    "Figure",
+    "PlaneFigure",
+    "SpecFigure",
+    "Walk",
+    "explore",
+    "explore_plane",
+    "explore_spec",
+    "explore_symmetry",
+]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, script, show
+from .figure import Figure, digits, show
 from .strip import pictures, writings
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ class Curves(Figure):
     """The figure that :func:`explore` returns."""
 
     kind = "curves"
-    _esm = script("curves")
 
     @property
     def data(self) -> dict[str, Any]:

@@ -56,9 +56,11 @@ def script(kind: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-def stylesheet() -> str:
-    """The style sheet of all figures; comments and indentation left out."""
-    source = re.sub(r"/\*.*?\*/", "", (FOLDER / "figure.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+def stylesheet(kind: str) -> str:
+    """The style sheet of all figures, then that of a kind if it has its own; comments and indentation left out."""
+    files = (FOLDER / name for name in ("figure.css", f"{kind}.css"))
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+    source = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     return "\n".join(line.strip() for line in source.splitlines() if line.strip())
 
 
@@ -109,9 +111,9 @@ def sprite(images: Tensor) -> str:
 class Figure(anywidget.AnyWidget):
     """An interactive figure.
 
-    A kind of figure is a subclass with ``kind``, ``_esm = script(kind)``, :attr:`summary`, :meth:`static` and
-    :meth:`table`; its module exports ``default { render({ model, el }) }`` and reads the state with
-    ``JSON.parse(model.get("state"))``.
+    A kind of figure is a subclass with ``kind``, :attr:`summary`, :meth:`static` and :meth:`table`, and the files
+    ``kind.js`` and, if it needs one, ``kind.css``. Its module exports ``default { render({ model, el }) }`` and reads
+    the state with ``JSON.parse(model.get("state"))``.
 
     Parameters
     ----------
@@ -125,8 +127,12 @@ class Figure(anywidget.AnyWidget):
     """
 
     kind: ClassVar[str]
-    _css = stylesheet()
     state = traitlets.Unicode().tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "kind" in vars(cls):  # not where anywidget derives a class of its own from a kind
+            cls._esm, cls._css = script(cls.kind), stylesheet(cls.kind)
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, state: dict[str, Any]) -> None:
         text = json.dumps({"kind": self.kind, **state}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -186,7 +192,7 @@ class Figure(anywidget.AnyWidget):
         body = script(self.kind).replace("export default", "const figure =")
         inert = self.state.replace("<", "\\u003c")
         return (
-            f"<style>{stylesheet()}</style>\n"
+            f"<style>{self._css}</style>\n"
             f'<div data-lmc="{name}">{self._fallback()}</div>\n'
             f'<script type="application/json" data-lmc-state="{name}">{inert}</script>\n'
             f"<script>(() => {{\n{body}\n"

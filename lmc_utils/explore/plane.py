@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, script, show
+from .figure import Figure, digits, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
@@ -30,7 +30,6 @@ class PlaneFigure(Figure):
     """The figure that :func:`explore_plane` returns."""
 
     kind = "plane"
-    _esm = script("plane")
 
     @property
     def data(self) -> dict[str, Any]:

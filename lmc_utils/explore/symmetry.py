@@ -16,7 +16,7 @@ from ..matching.weight import rows
 from ..networks.base import Network
 from ..progress import progress
 from ..spec import Touch, act_on_site
-from .figure import Figure, png, power, script, show, sprite
+from .figure import Figure, png, power, show, sprite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
@@ -38,7 +38,6 @@ class Walk(Figure):
     """The figure that :func:`explore_symmetry` returns."""
 
     kind = "symmetry"
-    _esm = script("symmetry")
 
     @property
     def data(self) -> dict[str, Any]:

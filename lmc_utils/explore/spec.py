@@ -1,0 +1,261 @@
+"""``explore_spec``: a network drawn from its table of types alone: its sites, and what writes and reads them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..spec import Axis, Spec
+from ..style import MUTED
+from ..symmetry import Invertible, Orthogonal, Permutation, ScaledPermutation, StreamOrthogonal, Symmetry
+from .figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as StaticFigure
+
+    from ..networks.base import Network
+
+CAPTION = (
+    "Point at a site, tap it, or walk with the arrow keys: whatever writes or reads it lights up. "
+    "Point at a parameter to see its sites, and what a symmetry makes of it."
+)
+
+
+class Look(NamedTuple):
+    """A class of symmetry in the figure: a letter, a colour for light and one for dark pages, the class in words."""
+
+    letter: str
+    color: str
+    dark: str
+    words: str
+
+
+LOOKS: dict[type[Symmetry], Look] = {
+    Permutation: Look("P", "#B0467F", "#E49BC6", "any relabelling"),
+    ScaledPermutation: Look("S", "#B84A00", "#F58A4B", "any relabelling and positive scales"),
+    StreamOrthogonal: Look("O", "#5552D0", "#A9A7FA", "any rotation that fixes the all-ones vector"),
+    Orthogonal: Look("O", "#5552D0", "#A9A7FA", "any rotation or reflection"),
+    Invertible: Look("G", "#6B6600", "#DDD155", "any change of basis"),
+}
+OTHER = Look("T", "#57606a", "#a6b0bb", "a class of its own")
+
+Part = tuple[str, str]  # a piece of text and its colour, in the static twin
+
+
+class SpecFigure(Figure):
+    """The figure that :func:`explore_spec` returns."""
+
+    kind = "spec"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What is shown: ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists."""
+        state = json.loads(self.state)
+        return {key: state[key] for key in ("bus", "sites", "params", "rows")}
+
+    @property
+    def summary(self) -> str:
+        state = json.loads(self.state)
+        title = f"{state['title']}. " if state["title"] else ""
+        around = f" around the bus {state['bus']}" if state["bus"] else ""
+        return f"{title}The type table as a picture{around}: sites, and the parameters that write and read them"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [
+                name,
+                " ".join(text for text, *_ in p["axes"]),
+                p["shape"],
+                p["moved"].replace("_{", "[").replace("}", "]"),
+            ]
+            for name, p in json.loads(self.state)["params"].items()
+        ]
+        return ["parameter", "type", "shape", "a symmetry makes it"], rows
+
+    def static(self) -> StaticFigure:
+        """The twin in matplotlib: the first block; what writes the bus stands left of it, what reads it right."""
+        from matplotlib.figure import Figure as StaticFigure
+
+        state = json.loads(self.state)
+        shown = next((row["block"] for row in state["rows"] if row["block"]), "")
+        lines: list[list[tuple[float, str, list[Part]]]] = []  # of each line: where, how aligned, what
+        for row in state["rows"]:
+            if row["block"] not in ("", shown):
+                continue
+            named = [state["bus"], *row["sites"]] if state["bus"] and not lines else row["sites"]
+            sites = [[(0.5, "center", _described(state, named))]] if named else []
+            if state["bus"]:
+                count = max(len(row["left"]), len(row["right"]))
+                pairs = [[(0.48, "right", _typed(state, name))] for name in row["left"]]
+                pairs += [[] for _ in range(count - len(pairs))]
+                for line, name in zip(pairs, row["right"], strict=False):
+                    line.append((0.52, "left", _typed(state, name)))
+                lines += sites + pairs
+            else:
+                lines += [[(0.5, "center", _typed(state, name))] for name in row["right"]] + sites
+        figure = StaticFigure(figsize=(9, 0.24 * len(lines) + 0.3))
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(len(lines) + 0.2, -1))
+        axes.set_axis_off()
+        if state["bus"]:
+            axes.axvline(0.5, color=state["sites"][state["bus"]]["color"], linewidth=9, alpha=0.25)
+        advance = 8 * 0.602 / 72 / 9  # of one letter of a fixed-width font of 8 points, as a part of the width
+        for y, line in enumerate(lines):
+            for x, align, parts in line:
+                width = advance * sum(len(text) for text, _ in parts)
+                x -= {"left": 0, "center": width / 2, "right": width}[align]
+                for text, color in parts:
+                    look = {"color": color, "fontsize": 8, "family": "monospace", "va": "center", "parse_math": False}
+                    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if align == "center" else None
+                    axes.text(x, y, text, bbox=paper, **look)
+                    x += advance * len(text)
+        return figure
+
+
+def _described(state: dict[str, Any], names: list[str]) -> list[Part]:
+    """Sites with class, size and where they lie."""
+    parts = []
+    for name in names:
+        site = state["sites"][name]
+        within = f" in each of {site['within']}" if site["within"] else ""
+        parts.append((f"  {site['letter']} {name}: {site['class']}({site['size']}){within}  ", site["color"]))
+    return parts
+
+
+def _typed(state: dict[str, Any], name: str) -> list[Part]:
+    """A parameter and its type."""
+    axes = state["params"][name]["axes"]
+    return [
+        (f"{name} ", "#1f2328"),
+        *((f" {text}", state["sites"][site]["color"] if site else MUTED) for text, site, _ in axes),
+    ]
+
+
+def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -> SpecFigure:
+    """An interactive figure of a type table: who writes each site, who reads it, and how a symmetry moves them.
+
+    Drawn from ``network.spec`` and the shapes of the parameters alone, so it fits every architecture. Where all blocks
+    write and read one site, that site is drawn as a bus: a transformer's residual stream.
+
+    Parameters
+    ----------
+    network
+        A network in canonical form.
+    title
+        Stands above the figure.
+    caption
+        One sentence: what to do and what to see.
+
+    Raises
+    ------
+    TypeError
+        If it is no network, but for instance a model.
+    """
+    if not isinstance(getattr(network, "spec", None), Spec):
+        raise TypeError(
+            f"explore_spec draws a network in canonical form, not a {type(network).__name__}: lmc.canonicalize(model)"
+        )
+    spec = network.spec
+    bus = find_bus(spec)
+    return SpecFigure(
+        {
+            "title": title,
+            "caption": caption,
+            "bus": bus,
+            "sites": {
+                name: {
+                    "class": site.symmetry.__name__,
+                    **next((LOOKS[c] for c in site.symmetry.__mro__ if c in LOOKS), OTHER)._asdict(),
+                    "size": site.size,
+                    "within": site.within,
+                    "count": spec.sites[site.within].size if site.within else 1,
+                    "splits": site.splits,
+                }
+                for name, site in spec.sites.items()
+            },
+            "params": {
+                name: {
+                    "axes": [[str(axis), axis.site, axis.dual] for axis in spec.axes(name)],
+                    "shape": " × ".join(map(str, tensor.shape)),
+                    "moved": formula(spec, name),
+                }
+                for name, tensor in ((name, network.params[name]) for name in spec.types)
+            },
+            "rows": _rows(spec, bus),
+        }
+    )
+
+
+def formula(spec: Spec, name: str) -> str:
+    """What a symmetry makes of a parameter, built from its type: ``T_{ff.1} fc1.weight T⁻¹_{ff.0}``.
+
+    ``T`` on the left of a plain first axis, its transpose on the right of a plain last one, and the duals where the
+    axis has a star. In heads, ``⟨ ⟩`` holds what happens in each of them; the map outside moves them.
+    """
+    axes = spec.axes(name)
+    within = {spec.sites[axis.site].within for axis in axes if axis.site} - {None}
+    outer = [axis for axis in axes if axis.site in within]
+    inner = [axis for axis in axes if axis.site not in within]
+
+    def factor(axis: Axis, plain: str, dual: str) -> str:
+        return f"{dual if axis.dual else plain}_{{{axis.site}}}"
+
+    moved = name
+    if inner and inner[0].site:
+        moved = f"{factor(inner[0], 'T', 'T⁻ᵀ')} {moved}"
+    if len(inner) > 1 and inner[-1].site:
+        moved = f"{moved} {factor(inner[-1], 'Tᵀ', 'T⁻¹')}"
+    for axis in filter(lambda axis: axis.site, inner[1:-1]):
+        moved = f"{moved}, on axis {axes.index(axis)} {factor(axis, 'T', 'T⁻ᵀ')}"
+    for axis in outer:
+        moved = f"{factor(axis, 'T', 'T⁻ᵀ')} ⟨{moved}⟩"
+    return moved
+
+
+def find_bus(spec: Spec) -> str | None:
+    """The site that groups of other sites both read and write, as blocks do with a residual stream; None in a chain."""
+    for site in sorted(spec.sites, key=lambda name: -len(spec.touching(name))):
+        uses: dict[frozenset[str], set[bool]] = {}
+        groups = _groups(spec, site)
+        for touch in spec.touching(site):
+            if groups[touch.name]:
+                uses.setdefault(groups[touch.name], set()).add(touch.dual)
+        if {True, False} in uses.values():
+            return site
+    return None
+
+
+def _groups(spec: Spec, bus: str) -> dict[str, frozenset[str]]:
+    """For each parameter the sites, but for the bus, that it is connected with."""
+    group = {site: frozenset([site]) for site in spec.sites if site != bus}
+    for name in spec.types:
+        joined = frozenset().union(*(group[site] for site in spec.named(name) - {bus}))
+        group |= dict.fromkeys(joined, joined)
+    return {name: next((group[site] for site in spec.named(name) - {bus}), frozenset()) for name in spec.types}
+
+
+def _rows(spec: Spec, bus: str | None) -> list[dict[str, Any]]:
+    """The picture from above: parameters that share sites stand in one row, in the order of the table.
+
+    ``block`` is the first number in the names, ``left`` what writes the bus (or reads other sites only), ``right`` the
+    rest. Without a bus a row holds what writes a site, and the next one what reads it.
+    """
+    groups, outer = _groups(spec, bus) if bus else {}, {site.within for site in spec.sites.values()}
+    rows: list[dict[str, Any]] = []
+    row: dict[str, Any] = {}
+    seen, last, side = {bus}, None, "right"
+    for name in spec.types:
+        axes = [axis for axis in spec.axes(name) if axis.site]
+        block = next((part for part in name.split(".") if part.isdigit()), "") if bus else ""
+        own = groups[name] if bus else {axis.site for axis in axes if not axis.dual}
+        if not row or row["block"] != block or (own != last and (own or not bus)):
+            row = {"block": block, "sites": [], "left": [], "right": []}
+            rows.append(row)
+            last = own
+        if bus and axes:
+            inner = [not axis.dual for axis in axes if axis.site not in outer]
+            side = "right" if next((axis.dual for axis in axes if axis.site == bus), all(inner)) else "left"
+        row[side].append(name)
+        new = [site for site in spec.sites if site in spec.named(name) - seen]
+        row["sites"] += new
+        seen |= {*new}
+    return rows
