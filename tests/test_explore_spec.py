@@ -50,12 +50,12 @@ def spoken(text: str, g: Alignment, x: Tensor) -> Tensor:
                 x = x @ matrix
         return x
 
-    outer = re.fullmatch(r"(.*)_\{(.*)\} ⟨(.*)⟩", text)
-    if outer is None:
+    heads = re.search(r"⟨(\S+)_\{(.*?)\} (.*?)⟩", text)
+    if heads is None:
         return product(text, x)
-    kind, site, inner = outer.groups()
-    x = product(inner, x)
-    return torch.tensordot(MATRICES[kind](g[site]), x, 1)
+    kind, site, name = heads.groups()
+    x = torch.tensordot(MATRICES[kind](g[site]), x, 1)
+    return product(text.replace(heads[0], name), x)
 
 
 def test_formulas_say_what_the_symmetry_does(network: lmc.Network) -> None:
@@ -63,7 +63,7 @@ def test_formulas_say_what_the_symmetry_does(network: lmc.Network) -> None:
     moved = g.act(network.params)
     for name, x in network.params.items():
         torch.testing.assert_close(spoken(formula(network.spec, name), g, x), moved[name], msg=name)
-    assert formula(network.spec, "0.q.weight") == "T⁻ᵀ_{heads.0} ⟨T_{qk.0} 0.q.weight T⁻¹_{r}⟩"
+    assert formula(network.spec, "0.q.weight") == "T_{qk.0} ⟨T⁻ᵀ_{heads.0} 0.q.weight⟩ T⁻¹_{r}"
     assert formula(network.spec, "head.bias") == "head.bias", "no symmetry moves it"
 
 

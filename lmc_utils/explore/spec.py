@@ -189,7 +189,7 @@ def formula(spec: Spec, name: str) -> str:
     """What a symmetry makes of a parameter, built from its type: ``T_{ff.1} fc1.weight T⁻¹_{ff.0}``.
 
     ``T`` on the left of a plain first axis, its transpose on the right of a plain last one, and the duals where the
-    axis has a star. In heads, ``⟨ ⟩`` holds what happens in each of them; the map outside moves them.
+    axis has a star. ``⟨ ⟩`` holds the heads, moved; what stands outside happens in each of them.
     """
     axes = spec.axes(name)
     within = {spec.sites[axis.site].within for axis in axes if axis.site} - {None}
@@ -200,14 +200,14 @@ def formula(spec: Spec, name: str) -> str:
         return f"{dual if axis.dual else plain}_{{{axis.site}}}"
 
     moved = name
+    for axis in outer:
+        moved = f"⟨{factor(axis, 'T', 'T⁻ᵀ')} {moved}⟩"
     if inner and inner[0].site:
         moved = f"{factor(inner[0], 'T', 'T⁻ᵀ')} {moved}"
     if len(inner) > 1 and inner[-1].site:
         moved = f"{moved} {factor(inner[-1], 'Tᵀ', 'T⁻¹')}"
     for axis in filter(lambda axis: axis.site, inner[1:-1]):
         moved = f"{moved}, on axis {axes.index(axis)} {factor(axis, 'T', 'T⁻ᵀ')}"
-    for axis in outer:
-        moved = f"{factor(axis, 'T', 'T⁻ᵀ')} ⟨{moved}⟩"
     return moved
 
 
