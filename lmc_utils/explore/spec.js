@@ -70,7 +70,7 @@ function render({ model, el }) {
   function aboutParam(name) {
     const { shape, moved } = params[name];
     return [h("b", {}, name), ` (${shape}): `, ...(moved === name ? ["no symmetry moves it."] : ["a symmetry makes it ", h("span", { class: "lmc-formula" }, ...formula(moved)),
-      moved.includes("⟨") ? "; inside ⟨\u00a0⟩ head by head." : "."])];
+      moved.includes("⟨") ? "; ⟨\u00a0⟩ moves the heads, the rest acts in each of them." : "."])];
   }
 
   const pin = (node) => { if (buttons.includes(node)) light((pinned = buttons.indexOf(node))); };
