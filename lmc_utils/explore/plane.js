@@ -97,12 +97,12 @@ function render({ model, el }) {
     if (!to) return;
     drawProfile();
     const { loss, name } = paths[chosen], lambda = lambdas[shadow().t], on = now.p !== undefined;
-    const rise = now.loss - loss[0] - lambda * (loss[n - 1] - loss[0]), edges = [levels[0], levels.at(-1)].map(Math.log);
+    const rise = now.loss - loss[0] - lambda * (loss[n - 1] - loss[0]), edges = [levels[0], levels.at(-1)].map(Math.log), height = show(Math.abs(rise));
     probe.setAttribute("transform", `translate(${to.map((f, k) => f(now.xy[k]))})`);
     bead.setAttribute("transform", `translate(${P(lambda)} ${Math.max(8, Q(now.loss))})`);
     bead.classList.toggle("lmc-off", !on);
     needle.setAttribute("transform", `translate(${map.clientWidth * clamp(scale(...edges, 0, 1)(Math.log(now.loss)), 0, 1)} 40)`);
-    says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on ? `, ${show(Math.abs(rise))} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
+    says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on && height !== "0" ? `, ${height} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
     profile.setAttribute("aria-valuenow", lambda);
     profile.setAttribute("aria-valuetext", says.textContent);
   }
