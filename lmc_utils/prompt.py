@@ -67,7 +67,7 @@ class Prompt:
     text: str
     tokenizer: Tokenizer
     length: int = 64
-    temperature: float = 0.8
+    temperature: float = 0.6
     seed: int = 0
 
     def __post_init__(self) -> None:

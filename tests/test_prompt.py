@@ -78,9 +78,16 @@ def test_characters_of_several_tokens_stay_whole(tokenizer):
     assert "" in text.tokens, "a part of a character is nothing yet"
 
 
-def test_beyond_the_context_the_last_tokens_count(prompt, network, tokenizer):
-    ids = tokenizer.encode(str(prompt(network))).ids
-    assert len(ids) > network.architecture.reads[1] == 12
+def test_beyond_the_context_the_last_tokens_count(prompt, network):
+    context = network.architecture.reads[1]
+    seen = []
+
+    def short_sighted(ids: torch.Tensor) -> torch.Tensor:
+        seen.append(ids.shape[1])
+        return network(ids[:, -context:])
+
+    assert prompt(network).tokens == prompt(short_sighted).tokens
+    assert seen[0] < context < seen[-1], "the text must outgrow the context"
 
 
 def test_a_curve_with_texts(prompt, network, tokenizer):

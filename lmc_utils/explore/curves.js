@@ -202,14 +202,14 @@ function render({ model, el }) {
     answer();
   }
 
-  // --- what the network writes
+  // --- what the network writes; three texts of four find the room that they need, so that the numbers below seldom move
   const whose = () => h("b", { class: "lmc-method", style: look(methods[chosen]).style }, methods[chosen].name);
-  const longest = Math.max(0, ...(texts?.written ?? []).flatMap((w) => w?.tokens ?? []).map((tokens) => (texts.prompt + tokens.join("")).split("\n").length));
+  const lines = (texts?.written ?? []).flatMap((by) => by?.tokens ?? []).map((tokens) => (texts.prompt + tokens.join("")).split("\n").length).sort((x, y) => x - y);
   function write() {
     const written = texts.written[chosen];
     strip.replaceChildren(h("p", {}, "What ", whose(), written ? ` writes at λ = ${place(lambdas[at])}` : " writes was not kept."));
     if (written) strip.append(
-      h("p", { class: "lmc-text", style: `--lines:${longest}` }, h("b", {}, texts.prompt),
+      h("p", { class: "lmc-text", style: `--lines:${lines[Math.floor(0.75 * lines.length)]}` }, h("b", {}, texts.prompt),
         ...written.tokens[at].map((token, k) => h("span", { style: `--nats:${written.nats[at][k]}` }, token))),
       h("p", { class: "lmc-note" }, "The prompt is bold. The stronger the wash behind a token, the less the network expected it. Chance is the same at every λ: only the network changes."));
   }
