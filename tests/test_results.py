@@ -8,7 +8,7 @@ import torch
 import lmc_utils as lmc
 from lmc_utils import data as data_module
 
-TABLES = ("barriers", "vit-study", "ablations", "cost")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths")
 
 
 @pytest.fixture(scope="module")
