@@ -3,9 +3,10 @@
     python benchmarks/widths.py run --out WORK [--cases gpt2-64-0-1 ...]
     python benchmarks/widths.py table --out WORK     # lmc_utils/assets/results/widths.csv
 
-Each pair that is not in WORK yet is computed; about three minutes each on one core. The case ``gpt2-64-0-1`` is the
+Each pair that is not in WORK yet is computed; about two minutes each on one core. The case ``gpt2-64-0-1`` is the
 narrow network of seed 0 and the wide one of seed 1. The table holds whole curves, one row a lambda (0 is the wide
-network): 7 lambdas, on about 200 windows evenly spread over each split.
+network): 7 lambdas, on about 200 windows evenly spread over the test and the
+training split.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def curves(narrow: str, seed: int, other: int) -> list[dict]:
     """One row for each method, split and lambda of one pair."""
     data = lmc.load_data("shakespeare", batch_size=50)
     train = data.train.take(PRESETS[narrow].samples)
-    splits = {"test": thin(data.test), "validation": thin(data.validation), "train": thin(train)}
+    splits = {"test": thin(data.test), "train": thin(train)}
     a, b = lmc.canonicalize(lmc.load_endpoint("gpt2", other)), lmc.canonicalize(lmc.load_endpoint(narrow, seed))
     methods = {
         "padding": lambda: b.spec.widen(a.spec.sizes),

@@ -50,8 +50,8 @@ class _Movable(nn.Module):
 
     def forward(self) -> Network:
         """The moved network, differentiable in the latents."""
-        moved = self.alignment().act(self.network.params, {*self.sites, *self.split})
-        return replace(self.network, params=moved)
+        moving = dict.fromkeys([*self.sites, *self.split])
+        return replace(self.network, params=self.alignment().act(self.network.params, moving))
 
     @torch.no_grad()
     def found(self) -> Alignment:

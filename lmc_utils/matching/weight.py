@@ -182,7 +182,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
             if not any(touch.name in known for touch in spec.touching(site)):
                 continue
             if symmetry is SemiPermutation:
-                bare = g.act(narrow, set(g) - {site, *inside})  # moved at all sites but this
+                bare = g.act(narrow, [n for n in g if n not in (site, *inside)])  # moved at all sites but this
                 split = _split(spec, site, fixed, {n: bare[n] for n in known}, g[site], site in settled)
                 if split is not None:
                     anew = {name: start[name] for name in inside}  # bases inside heads begin again
