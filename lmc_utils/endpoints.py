@@ -184,7 +184,8 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
         ``"mlp"``: 784-256-256-256-10 ReLU, trained on the shipped Fashion-MNIST. ``"vit"``: two layers, width 64,
         global average pooling, trained on all of Fashion-MNIST; ``"vit-token"``: the same with a class token;
         ``"vit-overfit"``: the same as ``"vit"``, trained long on the shipped part only. ``"gpt2"``: four layers,
-        width 128, trained on 411,000 tokens of Shakespeare's plays. How they were made:
+        width 128, trained on 411,000 tokens of Shakespeare's plays; ``"gpt2-32"``, ``"gpt2-64"``, ``"gpt2-96"``:
+        narrower ones, and ``"gpt2-64-heads2"`` with two heads instead of four. How they were made:
         :data:`lmc_utils.endpoints.PRESETS`.
     seed
         The seed of its initial weights and of the order of its data.

@@ -23,7 +23,7 @@ import lmc_utils as lmc
 from lmc_utils import data as data_module
 from lmc_utils import endpoints as endpoints_module
 from lmc_utils.__main__ import main
-from lmc_utils.endpoints import PRESETS
+from lmc_utils.endpoints import NARROW, PRESETS
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.storage import save_atomically
@@ -63,6 +63,13 @@ def test_shipped_end_points_are_as_good_as_their_files_say(seed):
 
 def test_three_seeds_ship():
     assert lmc.list_endpoints()["mlp"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_narrow_gpt2s_that_ship_are_what_their_names_say(name):
+    config = lmc.load_endpoint(name, 0).config
+    assert (config.n_embd, config.n_head) == NARROW[name]
+    assert config.n_inner == 4 * config.n_embd
 
 
 def test_symmetries_of_a_shipped_end_point_are_exact():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import lmc_utils as lmc
 from lmc_utils import data as data_module
 
-TABLES = ("barriers", "vit-study", "ablations", "cost")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths")
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,17 @@ def test_dropout_closes_the_barrier_by_all_four_measures():
     means = study[study.method == "learned"].groupby("case")[["test", "accuracy", "calibrated", "train"]].mean()
     assert (means.loc["pooling, dropout .2"] <= 0.01).all()
     assert means.loc["pooling, overfit"].test <= 0.01 < 0.1 < means.loc["pooling, overfit"].train
+
+
+def test_the_table_of_widths_belongs_to_the_shipped_end_points():
+    a, b = (lmc.canonicalize(lmc.load_endpoint(name, 0)) for name in ("gpt2", "gpt2-32"))
+    test = lmc.load_data("shakespeare", batch_size=50).test
+    n = -(-len(test.inputs) // 200)
+    thin = replace(test, inputs=test.inputs[::n], targets=test.targets[::n])
+    rows = lmc.load_table("widths")
+    rows = rows[(rows.narrow == "gpt2-32") & (rows.pair == "0-0") & (rows.split == "test")]
+    losses = rows[rows.method == "weight"].set_index("lambda").loss
+    middle = lmc.merge(a, lmc.weight_matching(a, b)(b))
+    assert lmc.evaluate(middle, thin).loss == pytest.approx(losses[0.5], abs=2e-3)
+    heights = {method: barrier(curve) for method, curve in rows.groupby("method")}
+    assert heights["learned"] < heights["weight"] < heights["activation"] < heights["padding"]

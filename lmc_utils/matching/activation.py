@@ -100,7 +100,7 @@ def activation_matching(
     costs = cross_moments(a, b, batches)
     for site, (symmetry, _, within, _) in classes.compact().sites.items():
         if inside := spec.inside(site):
-            moved = g.act(b.params, set(g) - {site, *inside})
+            moved = g.act(b.params, [n for n in g if n not in (site, *inside)])
             cost = sum(_written(spec, a.params, moved, inner, costs[inner]) for inner in inside if inner in costs)
         elif within:
             cost = costs[site][torch.arange(spec.sites[within].size), g[within].owners]

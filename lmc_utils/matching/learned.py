@@ -38,27 +38,28 @@ class _Movable(nn.Module):
         self.logits = nn.ParameterList(network.reference.new_zeros(element.shape[0]) for element in split.values())
         self.identity = spec.identity()
 
-    def _shared(self, maps: Mapping[str, Symmetry]) -> Alignment:
+    def _shared(self, maps: Mapping[str, Symmetry], logits: Iterable[Tensor]) -> Alignment:
         """The maps, each after the new shares of its site."""
-        shares = zip(self.split.items(), self.logits, strict=True)
+        shares = zip(self.split.items(), logits, strict=True)
         anew = {name: reshare(maps[name], element, z) for (name, element), z in shares}
         return replace(self.identity, maps={**maps, **anew})
 
     def alignment(self) -> Alignment:
         learned = {n: self.spec.sites[n].symmetry.learn(z) for n, z in zip(self.sites, self.latents, strict=True)}
-        return self._shared(self.identity.maps | learned)
+        return self._shared(self.identity.maps | learned, self.logits)
 
     def forward(self) -> Network:
         """The moved network, differentiable in the latents."""
-        moved = self.alignment().act(self.network.params, {*self.sites, *self.split})
-        return replace(self.network, params=moved)
+        moving = dict.fromkeys([*self.sites, *self.split])
+        return replace(self.network, params=self.alignment().act(self.network.params, moving))
 
     @torch.no_grad()
     def found(self) -> Alignment:
         """What was learned, every map exactly in its class."""
         classes = {n: self.spec.sites[n].symmetry for n in self.sites}
         learned = {n: classes[n].learn(z).matrix().cpu() for n, z in zip(self.sites, self.latents, strict=True)}
-        return self._shared(self.identity.maps | {n: classes[n].project(m) for n, m in learned.items()})
+        maps = self.identity.maps | {n: classes[n].project(matrix) for n, matrix in learned.items()}
+        return self._shared(maps, (z.double().cpu() for z in self.logits))
 
 
 class _Matching(nn.Module):

@@ -109,35 +109,30 @@ def balance(network: Network, classes: Spec) -> Alignment:
     classes
         A table with the network's sites; where its class of symmetry has scales, they are balanced.
     """
-    return balanced(network, classes)[0]
+    return balanced(network.spec, network.params, classes)[0]
 
 
-def balanced(network: Network, classes: Spec) -> tuple[Alignment, Params]:
+def balanced(spec: Spec, params: Params, classes: Spec) -> tuple[Alignment, Params]:
     """What :func:`balance` finds, and the parameters there; those that touch no scales are shared, not copied."""
-    params, spec = dict(network.params), network.spec
-    g = Alignment(spec, classes.resize(spec.sizes).identity().maps)
+    params, g = dict(params), Alignment(spec, classes.resize(spec.sizes).identity().maps)
     scaled = {name: site.symmetry for name, site in classes.sites.items() if not site.symmetry.compact}
     size = max((spec.sizes[name] for name in scaled), default=0)
+    near = 100 * size**0.5 * torch.finfo(next(iter(params.values())).dtype).eps
     for _ in range(BALANCING if scaled else 0):
         change = 0.0
         for name, symmetry in scaled.items():
-            step = _balancing(spec, name, symmetry, params)
+            grams = {False: torch.zeros(()), True: torch.zeros(())}
+            for touch in spec.touching(name):
+                x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
+                grams[touch.dual] = grams[touch.dual] + x @ x.mT
+            step = symmetry.balance(grams[False].cpu(), grams[True].cpu())  # maps live on the CPU, weights anywhere
             params |= act_on_site(spec, name, step, params)
             g = g.then(name, step)
             eye = torch.eye(spec.sizes[name], dtype=torch.float64)
             change = max(change, (step.matrix() - eye).abs().max().item())
-        if change < 100 * size**0.5 * torch.finfo(network.reference.dtype).eps:
+        if change < near:
             break
     return g, params
-
-
-def _balancing(spec: Spec, site: str, symmetry: type[Symmetry], params: Params) -> Symmetry:
-    """The element of one site's class that makes what writes it and what reads it equally large."""
-    grams = {False: torch.zeros(()), True: torch.zeros(())}
-    for touch in spec.touching(site):
-        x = rows(params[touch.name], touch).double()  # or rounding would look like live directions
-        grams[touch.dual] = grams[touch.dual] + x @ x.mT
-    return symmetry.balance(grams[False].cpu(), grams[True].cpu())  # maps live on the CPU, weights anywhere
 
 
 BALANCING = 200  # rounds at most; heads need one, the shipped MLP 18 in float32 and 47 in float64
@@ -175,9 +170,9 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     ValueError
         If the architectures differ, b is wider at some site, or ``allow`` is unknown.
     """
-    g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
-    (to_a, fixed), (to_b, narrow) = balanced(a, classes), balanced(b, classes)
-    moved, settled = g.act(narrow), set()
+    start, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
+    (to_a, fixed), (to_b, narrow) = (balanced(x.spec, x.params, classes) for x in (a, b))
+    g, moved, settled = start, start.act(narrow), set()
     history = [score(fixed, moved)]
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
@@ -187,11 +182,13 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
             if not any(touch.name in known for touch in spec.touching(site)):
                 continue
             if symmetry is SemiPermutation:
-                bare = g.act(narrow, set(g) - {site, *inside})  # moved at all sites but this
+                bare = g.act(narrow, [n for n in g if n not in (site, *inside)])  # moved at all sites but this
                 split = _split(spec, site, fixed, {n: bare[n] for n in known}, g[site], site in settled)
                 if split is not None:
-                    g, improved = _resplit(g, site, split, classes, narrow), True
-                    moved = g.act(narrow)
+                    anew = {name: start[name] for name in inside}  # bases inside heads begin again
+                    g, improved = replace(g, maps={**g.maps, **anew, site: split}), True
+                    rebalance, moved = balanced(spec, g.act(narrow), classes)  # copies make others larger
+                    g = rebalance @ g
             else:
                 cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, {n: moved[n] for n in known}).cpu()
                 step = symmetry.solve(cost)
@@ -214,19 +211,8 @@ def _split(spec: Spec, site: str, a: Params, b: Params, present: Symmetry, settl
     best, now = (
         (SemiPermutation.explained(x, *products, *norms) * (x > 0)).sum() for x in (found.matrix(), present.matrix())
     )
-    return found if not settled or best - now > 1e-9 * best.abs() else None
-
-
-def _resplit(g: Alignment, site: str, split: SemiPermutation, classes: Spec, narrow: Params) -> Alignment:
-    """The alignment with another split of one site; what lies inside is padded anew, and balanced."""
-    inside = {
-        n: g.spec.sites[n].symmetry.pad(g.spec.sizes[n], classes.sizes[n], classes.batch(n))
-        for n in g.spec.inside(site)
-    }
-    g = replace(g, maps={**g.maps, **inside, site: split})
-    for name in inside:
-        g = g.then(name, _balancing(classes, name, classes.sites[name].symmetry, g.act(narrow)))
-    return g
+    eps = torch.finfo(next(iter(b.values())).dtype).eps
+    return found if not settled or best - now > 10 * eps * best.abs() else None
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
