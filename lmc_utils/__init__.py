@@ -4,12 +4,13 @@ from .checkpoints import load_model, save_model
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore
-from .matching import activation_matching, learned_matching, weight_matching
+from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
 from .networks import Network, assert_invariant, canonicalize, invariance_error
 from .paths import (
     Barriers,
     Curve,
     Plane,
+    average,
     barrier,
     barriers,
     evaluate,
@@ -19,6 +20,7 @@ from .paths import (
     merge_circuits,
 )
 from .repair import repair
+from .simplex import Simplex, interpolate_simplex
 from .spec import Alignment, Spec
 from .symmetry import (
     Invertible,
@@ -43,12 +45,14 @@ __all__ = [
     "Plane",
     "ScaledPermutation",
     "SemiPermutation",
+    "Simplex",
     "SoftPermutation",
     "Spec",
     "StreamOrthogonal",
     "Symmetry",
     "activation_matching",
     "assert_invariant",
+    "average",
     "barrier",
     "barriers",
     "canonicalize",
@@ -56,8 +60,10 @@ __all__ = [
     "explore",
     "interpolate",
     "interpolate_plane",
+    "interpolate_simplex",
     "invariance_error",
     "learned_matching",
+    "learned_universe",
     "list_endpoints",
     "load_checkpoint",
     "load_data",
@@ -70,5 +76,6 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "train",
+    "universe_matching",
     "weight_matching",
 ]
