@@ -34,11 +34,11 @@ def universe_matching(
 ) -> tuple[Network, list[Alignment]]:
     """One coordinate system for several networks: all are brought close to their mean. Uses no data and no chance.
 
-    In turn, each network is aligned by :func:`weight_matching` with the mean of the others (in the first round: of those
-    before it, so the first stays). No step makes the mean squared distance from the common mean larger; a round that
-    gains less than a thousandth is the last. (arXiv 2506.22712 aligns with the mean of all, in which a network meets
-    itself and holds on to where it is.) Spaces with scales are balanced once, before: an average needs bases of
-    one size.
+    In turn, each network is aligned by :func:`weight_matching` with the mean of the others (in the first round: of
+    those before it, so the first stays). A step that would make the distance larger is not taken; a round in which the
+    mean squared distance from the mean falls by less than a thousandth is the last. (arXiv 2506.22712 aligns with the
+    mean of all, in which a network meets itself and holds on to where it is.) Spaces with scales are balanced once,
+    before: an average needs bases of one size.
 
     The map from network j to network i is ``gs[i].inverse() @ gs[j]``. Composed around any cycle these give the
     identity, which maps found pair by pair do not.
@@ -76,11 +76,10 @@ def universe_matching(
             if not others:
                 continue
             step = weight_matching(average(others), network, allow=rest)
-            tried = [*moved[:m], step(network), *moved[m + 1 :]]
-            if not round_ or spread(tried) < spread(moved):  # what weight matching finds may be worse than what was
-                moved, gs[m] = tried, step @ gs[m]
+            if step.history[-1] > step.history[0]:  # its local optimum may be worse than what was
+                moved[m], gs[m] = step(network), step @ gs[m]
         history.append(spread(moved))
-        if history[-1] >= 0.999 * history[-2]:
+        if round_ and history[-1] >= 0.999 * history[-2]:
             break
     return average(moved), [replace(g, history=tuple(history)) for g in gs]
 
