@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lmc_utils as lmc
+from lmc_utils.data import Batches
 from lmc_utils.simplex import lattice
 
 WIDTHS = (4, 5, 6, 3)
@@ -15,9 +16,17 @@ WIDTHS = (4, 5, 6, 3)
 
 @pytest.fixture
 def three(make_mlp):
-    """Random networks with weights so large that they contradict each other."""
-    networks = [make_mlp(WIDTHS, seed) for seed in range(3)]
-    return [lmc.Network(x.architecture, {name: 4 * p for name, p in x.params.items()}) for x in networks]
+    """Copies of one network, with weights so large that it is sure of its answers; their averages are not."""
+    network = make_mlp(WIDTHS)
+    network = lmc.Network(network.architecture, {name: 4 * p for name, p in network.params.items()})
+    return [network, *(network.spec.sample(seed)(network) for seed in (1, 2))]
+
+
+@pytest.fixture
+def batches(three):
+    """The answers of the three networks are the right ones."""
+    inputs = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    return Batches(inputs, three[0](inputs).argmax(-1), 20)
 
 
 @pytest.mark.parametrize(("vertices", "points"), [(2, 5), (3, 7), (3, 4), (4, 5), (5, 6)])
@@ -37,8 +46,7 @@ def test_the_barycentre_is_added_where_the_grid_has_none():
     assert torch.allclose(weights[-1], torch.full((3,), 1 / 3).double())
 
 
-def test_edges_are_paths(three, make_batches):
-    batches = make_batches(WIDTHS)
+def test_edges_are_paths(three, batches):
     simplex = lmc.interpolate_simplex(three, batches, points=5, calibrate=True)
     for i, j, k in ((0, 1, 2), (1, 2, 0), (0, 2, 1)):
         curve = lmc.interpolate(three[i], three[j], batches, points=5, calibrate=True)
@@ -50,9 +58,8 @@ def test_edges_are_paths(three, make_batches):
         assert simplex.barrier >= curve.barrier - 1e-12
 
 
-def test_the_barrier_is_the_papers(three, make_batches):
+def test_the_barrier_is_the_papers(three, batches):
     """arXiv 2506.22712, Eq. 2: sup over the simplex of L[sum lambda theta] - sum lambda L[theta]."""
-    batches = make_batches(WIDTHS)
     simplex = lmc.interpolate_simplex(three, batches, points=4)
     ends = torch.tensor([lmc.evaluate(network, batches).loss for network in three], dtype=torch.float64)
     excesses = []
@@ -95,20 +102,19 @@ def test_the_average_of_equal_networks_is_the_network(three):
     assert all(torch.allclose(p, sum(x.params[n] for x in three) / 3) for n, p in mean.params.items())
 
 
-def test_plots_have_their_units(three, make_batches):
+def test_plots_have_their_units(three, batches):
     from matplotlib.figure import Figure
 
-    triangle = lmc.interpolate_simplex(three, make_batches(WIDTHS), points=4).plot(Figure().add_subplot())
+    triangle = lmc.interpolate_simplex(three, batches, points=4).plot(Figure().add_subplot())
     assert {text.get_text() for text in triangle.texts} == {"A", "B", "C"}
     assert triangle.figure.axes[1].get_ylabel() == "loss (nats)"
-    four = lmc.interpolate_simplex([*three, three[0]], make_batches(WIDTHS), points=3)
+    four = lmc.interpolate_simplex([*three, three[0]], batches, points=3)
     axes = four.plot(Figure().add_subplot())
     assert axes.get_ylabel() == "excess loss (nats)"
     assert axes.collections[0].get_offsets()[:, 0].max() == pytest.approx(4)
 
 
-def test_mistakes_are_named(three, make_mlp, make_batches):
-    batches = make_batches(WIDTHS)
+def test_mistakes_are_named(three, batches, make_mlp):
     for message, arguments in {
         "two networks or more, not 1": (three[:1], batches),
         r"fc1\.weight has shape": ([*three, make_mlp((4, 7, 6, 3))], batches),
