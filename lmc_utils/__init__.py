@@ -3,7 +3,7 @@
 from .checkpoints import load_model, save_model
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
-from .explore import explore
+from .explore import explore, explore_simplex
 from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
 from .networks import Network, assert_invariant, canonicalize, invariance_error
 from .paths import (
@@ -58,6 +58,7 @@ __all__ = [
     "canonicalize",
     "evaluate",
     "explore",
+    "explore_simplex",
     "interpolate",
     "interpolate_plane",
     "interpolate_simplex",

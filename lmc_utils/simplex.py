@@ -99,16 +99,23 @@ class Simplex:
         return ax
 
 
+def triangle(weights: Tensor) -> Tensor:
+    """Mixtures of three networks as points of a triangle with sides of length 1, shape (2, points).
+
+    The first network is at the lower left, the second at the lower right, the third on top.
+    """
+    return (weights @ torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=weights.dtype)).T
+
+
 def draw_triangle(
-    ax: Axes, weights: Sequence, values: Sequence[float], names: Sequence[str], **look: object
+    ax: Axes, weights: Tensor, values: Sequence[float], names: Sequence[str], **look: object
 ) -> TriContourSet:
-    """Filled contours of values over mixtures of three networks, the first at the lower left, the third on top."""
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    corners = torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=torch.float64)
-    filled = ax.tricontourf(*(weights @ corners).T, values, **look)
-    ax.plot(*corners[[0, 1, 2, 0]].T, color="black", linewidth=0.8)
-    for name, (x, y), (dx, dy) in zip(names, corners.tolist(), [(-9, -9), (9, -9), (0, 9)], strict=True):
-        ax.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha="center", va="center", weight="bold")
+    """Filled contours of values over mixtures of three networks."""
+    filled = ax.tricontourf(*triangle(weights), values, **look)
+    corners = triangle(torch.eye(3))
+    ax.plot(*corners[:, [0, 1, 2, 0]], color="black", linewidth=0.8)
+    for name, corner, shift in zip(names, corners.T.tolist(), [(-9, -9), (9, -9), (0, 9)], strict=True):
+        ax.annotate(name, corner, shift, textcoords="offset points", ha="center", va="center", weight="bold")
     ax.set(aspect="equal")
     ax.axis("off")
     return filled

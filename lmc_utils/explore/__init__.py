@@ -2,5 +2,6 @@
 
 from .curves import Curves, explore
 from .figure import Figure
+from .simplex import Triangle, explore_simplex
 
-__all__ = ["Curves", "Figure", "explore"]
+__all__ = ["Curves", "Figure", "Triangle", "explore", "explore_simplex"]

@@ -103,7 +103,7 @@ function render({ model, el }) {
     for (const panel of panels) {
       panel.width = panel.svg.parentNode.clientWidth;
       panel.height = wide ? clamp(0.34 * plots.clientWidth, 250, 310) : panel.barrier ? 222 : 196;
-      for (const [key, value] of [["width", panel.width], ["height", panel.height], ["viewBox", `0 0 ${panel.width} ${panel.height}`]]) panel.svg.setAttribute(key, value);
+      resize(panel.svg, panel.width, panel.height);
       panel.x = scale(0, 1, LEFT, panel.width - RIGHT);
     }
   }

@@ -55,12 +55,14 @@ const onKeys = (node, place, n, move) =>
   });
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-const onDrag = (node, move) => {
+// A finger on the grip moves at once, too.
+const onDrag = (node, move, grip) => {
+  grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   let start = null, going = false;
   node.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     start = event;
-    going = event.pointerType !== "touch";
+    going = event.pointerType !== "touch" || grip?.contains(event.target);
     node.setPointerCapture(event.pointerId);
     node.focus({ preventScroll: true });
     if (going) move(event);
@@ -76,6 +78,10 @@ const onDrag = (node, move) => {
     start = null;
   });
   node.addEventListener("pointercancel", () => (start = null));
+};
+
+const resize = (svg, width, height) => {
+  for (const [key, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) svg.setAttribute(key, value);
 };
 
 // From one list of numbers to another; at once for readers who prefer no motion. Returns how to stop it.

@@ -90,7 +90,7 @@ def learned_universe(
     *,
     init: Sequence[Alignment] | None = None,
     allow: str = "invertible",
-    concentration: float = 5.0,
+    concentration: float = 1.0,
     steps: int = 300,
     lr: float = 2e-2,
     batch_size: int | None = None,
@@ -117,8 +117,8 @@ def learned_universe(
     init
         Where to start, one alignment a network; by default what :func:`universe_matching` finds.
     concentration
-        All parameters of the Dirichlet distribution. Large: mixtures near the barycentre; 1: anywhere on the simplex
-        alike; small: near the corners.
+        All parameters of the Dirichlet distribution. At 1 mixtures are drawn anywhere on the simplex alike. More draws
+        them to the barycentre, which is lower then, while edges are higher; less (0.1 in the paper) to the corners.
     allow, steps, lr, batch_size, warmup, augment, patience, seed, checkpoint
         As for :func:`learned_matching`.
     validation
