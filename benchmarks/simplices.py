@@ -4,8 +4,8 @@
     python benchmarks/simplices.py table --out WORK                   # lmc_utils/assets/results/simplices.csv
 
 One row a mixture, so that every number of the book can be computed from the table again: 28 mixtures for every method,
-on the test split also with one temperature a mixture (split "calibrated"). Of texts every fourth window of the test split and every 32nd that the end
-points were trained on, of images the whole test split and every sixth training image.
+on the test split also with one temperature a mixture (split "calibrated"). Of texts every fourth window of the test
+split and every 32nd that the end points were trained on, of images the whole test split and every sixth training image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from results import command
 
 import lmc_utils as lmc
@@ -55,9 +56,10 @@ def simplices(name: str, _: Namespace) -> list[dict]:
             found = lmc.interpolate_simplex(three, batches, calibrate=split == "test")
             losses = {split: found.loss} | ({} if found.calibrated is None else {"calibrated": found.calibrated})
             for label, loss in losses.items():
-                for (a, b, c), nats, accuracy in zip(found.weights, loss, found.accuracy, strict=True):
-                    rows.append({"set": name, "method": method, "split": label, "seconds": seconds, "a": a.item(),
-                                 "b": b.item(), "c": c.item(), "loss": nats.item(), "accuracy": accuracy.item()})  # fmt: skip
+                columns = torch.column_stack([found.weights, loss, found.accuracy]).tolist()
+                about = {"set": name, "method": method, "split": label, "seconds": seconds}
+                names = ("a", "b", "c", "loss", "accuracy")
+                rows += [about | dict(zip(names, values, strict=True)) for values in columns]
             print(name, method, split, f"{found.barycentre:.4f} {found.barrier:.4f} nats, {seconds:.1f} s", flush=True)
         start = time.process_time()
     return rows
