@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -127,15 +127,9 @@ def lattice(vertices: int, points: int) -> Tensor:
     Each edge has ``points`` of them. In order of the last weight, then of the one before it: the first vertex is first.
     """
     n = points - 1
-    bars = torch.tensor(list(combinations(range(n + vertices - 1), vertices - 1)))  # stars between the bars
-    fences = (
-        torch.nn.functional.pad(bars, (1, 0), value=-1),
-        torch.nn.functional.pad(bars, (0, 1), value=n + vertices - 1),
-    )
-    counts = (fences[1] - fences[0] - 1).flip(0)
-    order = sorted(range(len(counts)), key=lambda i: counts[i].flip(0).tolist())
-    weights = counts[order].double() / n
-    return weights if n % vertices == 0 else torch.cat([weights, torch.full((1, vertices), 1 / vertices).double()])
+    rests = [rest for rest in product(range(points), repeat=vertices - 1) if sum(rest) <= n]
+    weights = torch.tensor([(n - sum(rest), *reversed(rest)) for rest in rests], dtype=torch.float64) / n
+    return weights if n % vertices == 0 else torch.cat([weights, torch.full_like(weights[:1], 1 / vertices)])
 
 
 def interpolate_simplex(
