@@ -3,13 +3,14 @@
 from .checkpoints import load_model, save_model
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
-from .explore import explore, explore_plane, explore_spec, explore_symmetry
-from .matching import activation_matching, learned_matching, weight_matching
+from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry
+from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
 from .networks import Network, assert_invariant, canonicalize, invariance_error
 from .paths import (
     Barriers,
     Curve,
     Plane,
+    average,
     barrier,
     barriers,
     evaluate,
@@ -20,6 +21,7 @@ from .paths import (
 )
 from .prompt import Prompt, Text
 from .repair import repair
+from .simplex import Simplex, interpolate_simplex
 from .spec import Alignment, Spec
 from .symmetry import (
     Invertible,
@@ -45,6 +47,7 @@ __all__ = [
     "Prompt",
     "ScaledPermutation",
     "SemiPermutation",
+    "Simplex",
     "SoftPermutation",
     "Spec",
     "StreamOrthogonal",
@@ -52,18 +55,22 @@ __all__ = [
     "Text",
     "activation_matching",
     "assert_invariant",
+    "average",
     "barrier",
     "barriers",
     "canonicalize",
     "evaluate",
     "explore",
     "explore_plane",
+    "explore_simplex",
     "explore_spec",
     "explore_symmetry",
     "interpolate",
     "interpolate_plane",
+    "interpolate_simplex",
     "invariance_error",
     "learned_matching",
+    "learned_universe",
     "list_endpoints",
     "load_checkpoint",
     "load_data",
@@ -76,5 +83,6 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "train",
+    "universe_matching",
     "weight_matching",
 ]

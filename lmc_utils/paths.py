@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -42,6 +42,36 @@ def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
         raise ValueError(f"lam is a position between network a (0) and network b (1), in [0, 1], but is {lam}")
     check_same_architecture(a, b)
     return Network(a.architecture, {name: torch.lerp(p, b.params[name], lam) for name, p in a.params.items()})
+
+
+def average(networks: Sequence[Network], weights: Sequence[float] | None = None, *, merge: Merge = merge) -> Network:
+    """The network at a point of the simplex between several networks: ``sum_m weights[m] networks[m]``.
+
+    Network by network, as a running mean: each is merged with the mean of those before it. So the mean of equal
+    networks is that network to the last bit, and with two networks this is ``merge(a, b, weights[1])``.
+
+    Parameters
+    ----------
+    networks
+        One or more networks of one architecture, aligned already.
+    weights
+        Not negative, with sum one; by default all equal.
+    merge
+        How to average two.
+
+    Raises
+    ------
+    ValueError
+        If there is no network, the architectures differ, or the weights are not as above.
+    """
+    weights = [1 / len(networks)] * len(networks) if weights is None and len(networks) else weights
+    if not networks or len(weights) != len(networks) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"{len(networks)} networks need as many weights, not negative and with sum 1, not {weights}")
+    mean, total = networks[0], weights[0]
+    for network, weight in zip(networks[1:], weights[1:], strict=True):
+        total += weight
+        mean = merge(mean, network, weight / total if total else 1.0)
+    return mean
 
 
 def merge_circuits(a: Network, b: Network, lam: float = 0.5) -> Network:
@@ -337,29 +367,63 @@ def interpolate(
     check_same_architecture(a, b)
     lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
     inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
-    path = progress(chain([a], inside, [b]), total=points, desc="path")
     passes = list(batches)  # one order for all networks, also where each pass over the data would shuffle them
     classes = tuple(getattr(batches, "classes", ()))
-    few = EXAMPLES if passes and passes[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
-    loss, accuracy, kept, calibrated, texts = [], [], [], [], []
-    for network in path:
-        found = evaluate(network, passes, keep=sum(len(y) for _, y in passes) if calibrate else few)
+    texts: list[Text] = []
+
+    def path() -> Iterator[Network]:
+        for network in progress(chain([a], inside, [b]), total=points, desc="path"):
+            if prompt:
+                texts.append(prompt(network))
+            yield network
+
+    found = measure(path(), passes, classes, calibrate)
+    return Curve(
+        lambdas,
+        **found._asdict(),
+        ends=interpolate(*ends, passes, points=2, calibrate=calibrate) if ends else None,
+        texts=tuple(texts) if prompt else None,
+    )
+
+
+class Measures(NamedTuple):
+    """What :func:`measure` returns: the fields of a :class:`Curve` and of a :class:`lmc_utils.Simplex`."""
+
+    loss: Tensor
+    accuracy: Tensor
+    examples: Examples | None
+    calibrated: Tensor | None
+
+
+def measure(
+    networks: Iterable[Network], batches: Sequence[Batch], classes: tuple[str, ...] = (), calibrate: bool = False
+) -> Measures:
+    """Loss, accuracy and a few answers of each of several networks, in one order of the data.
+
+    Parameters
+    ----------
+    networks
+        One at a time: none is kept.
+    batches
+        ``(inputs, targets)``; ``classes`` are the names of the targets.
+    calibrate
+        Also fit one temperature to each network, for which all its logits are held in memory.
+    """
+    few = EXAMPLES if batches and batches[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
+    loss, accuracy, kept, calibrated = [], [], [], []
+    for network in networks:
+        found = evaluate(network, batches, keep=sum(len(y) for _, y in batches) if calibrate else few)
         loss.append(found.loss)
         accuracy.append(found.accuracy)
         kept.append(found.logits[:few].clone())
         if calibrate:
-            targets = torch.cat([y.flatten() for _, y in passes])
+            targets = torch.cat([y.flatten() for _, y in batches])
             calibrated.append(calibrated_loss(found.logits.flatten(0, -2), targets))
-        if prompt:
-            texts.append(prompt(network))
-    return Curve(
-        lambdas,
+    return Measures(
         _vector(loss),
         _vector(accuracy),
-        _examples(passes, torch.stack(kept), classes) if few else None,
-        interpolate(*ends, passes, points=2, calibrate=calibrate) if ends else None,
+        _examples(batches, torch.stack(kept), classes) if few else None,
         _vector(calibrated) if calibrate else None,
-        tuple(texts) if prompt else None,
     )
 
 

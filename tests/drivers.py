@@ -82,12 +82,20 @@ def drive_plane(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     expect(says).to_contain_text(f"The loss here is {show(state['loss'][-1][-1])} nats")
 
 
-#: By the figure's ``data-kind``. A new kind of figure comes with its driver.
-DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
-    "curves": drive_curves,
-    "symmetry": drive_symmetry,
-    "plane": drive_plane,
-}
+def drive_simplex(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Keys to the corners and back, every method: the numbers are those of the state."""
+    n, places = state["n"], state["places"]
+    for chosen, method in enumerate(state["methods"]):
+        figure.locator("button[data-method]").nth(chosen).click()
+        expect(figure.locator("tr.lmc-chosen")).to_have_attribute("data-method", method["name"])
+        figure.locator(".lmc-panel").first.focus()
+        for key, place in (("PageUp", [0, 0, n]), ("PageDown", [n // 2, n - n // 2, 0]), ("Home", [n, 0, 0])):
+            page.keyboard.press(key)
+            at = places.index(place)
+            for other, (surface, *_) in zip(state["methods"], state["surfaces"], strict=True):
+                for field in FIELDS:
+                    value = surface[field] if field == "barrier" else surface[field][at]
+                    expect(read(figure, other["name"], field)).to_have_text(show(value))
 
 
 def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
@@ -108,4 +116,10 @@ def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
 
 
 #: By the figure's ``data-kind``. A new kind of figure comes with its driver.
-DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {"curves": drive_curves, "spec": drive_spec}
+DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
+    "curves": drive_curves,
+    "plane": drive_plane,
+    "simplex": drive_simplex,
+    "spec": drive_spec,
+    "symmetry": drive_symmetry,
+}

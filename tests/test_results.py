@@ -10,7 +10,7 @@ import torch
 import lmc_utils as lmc
 from lmc_utils import data as data_module
 
-TABLES = ("barriers", "vit-study", "ablations", "cost", "widths")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices")
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,27 @@ def test_the_table_of_widths_belongs_to_the_shipped_end_points():
     assert lmc.evaluate(middle, thin).loss == pytest.approx(losses[0.5], abs=2e-3)
     heights = {method: barrier(curve) for method, curve in rows.groupby("method")}
     assert heights["learned"] < heights["weight"] < heights["activation"] < heights["padding"]
+
+
+def simplex(name: str, method: str, split: str = "test") -> lmc.Simplex:
+    table = lmc.load_table("simplices")
+    rows = table[(table.set == name) & (table.method == method) & (table.split == split)]
+    weights, loss, accuracy = (torch.tensor(rows[c].to_numpy()) for c in (["a", "b", "c"], "loss", "accuracy"))
+    return lmc.Simplex(weights / weights.sum(1, keepdim=True), loss, accuracy)
+
+
+def test_the_table_of_simplices_belongs_to_the_shipped_end_points():
+    networks = [lmc.canonicalize(lmc.load_endpoint("vit", seed)) for seed in range(3)]
+    test = lmc.load_data("fashion-mnist", batch_size=50).test
+    universe, _ = lmc.universe_matching(networks)
+    found = simplex("vit", "weight, universe")
+    middle = (found.weights - 1 / 3).abs().sum(1).argmin()
+    assert lmc.evaluate(universe, test).loss == pytest.approx(found.loss[middle].item(), abs=5e-3)
+    for vertex, network in zip(found.weights.argmax(0), networks, strict=True):
+        assert lmc.evaluate(network, test).loss == pytest.approx(found.loss[vertex].item(), abs=1e-3)
+
+
+def test_three_networks_are_connected(barriers):
+    assert simplex("gpt2", "vanilla").barrier > 0.8
+    assert simplex("gpt2", "learned").barrier <= 0.01
+    assert simplex("vit", "learned").barrier <= 2 * mean_barrier(barriers, "vit", "learned", "test")

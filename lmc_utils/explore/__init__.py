@@ -3,6 +3,7 @@
 from .curves import Curves, explore
 from .figure import Figure
 from .plane import PlaneFigure, explore_plane
+from .simplex import Triangle, explore_simplex
 from .spec import SpecFigure, explore_spec
 from .symmetry import Walk, explore_symmetry
 
@@ -11,9 +12,11 @@ __all__ = [
     "Figure",
     "PlaneFigure",
     "SpecFigure",
+    "Triangle",
     "Walk",
     "explore",
     "explore_plane",
+    "explore_simplex",
     "explore_spec",
     "explore_symmetry",
 ]

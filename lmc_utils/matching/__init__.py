@@ -2,4 +2,6 @@
 
 from .activation import activation_matching as activation_matching
 from .learned import learned_matching as learned_matching
+from .universe import learned_universe as learned_universe
+from .universe import universe_matching as universe_matching
 from .weight import weight_matching as weight_matching

@@ -2,85 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from ..data import Batches
-from ..networks.base import Network, check_same_architecture, widening
-from ..paths import Batch, Merge, evaluate, merge
-from ..spec import Alignment, Spec
-from ..storage import fingerprint, named
-from ..symmetry import Permutation, ScaledPermutation, SoftPermutation, Symmetry, reshare
-from ..train import fit
-from .weight import balance, weight_matching
-
-TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images at most 64, whose activations are larger
-
-
-class _Movable(nn.Module):
-    """A network, and for each of some sites the free tensor that decides how it is moved.
-
-    Where units were split before, the shares of their output are free, too.
-    """
-
-    def __init__(self, network: Network, spec: Spec, sites: Collection[str], split: Mapping[str, Symmetry]) -> None:
-        super().__init__()
-        self.network, self.spec, self.sites, self.split = network, spec, sites, split
-        self.latents = nn.ParameterList(
-            spec.sites[name].symmetry.latent(spec.sites[name].size, spec.batch(name)).to(network.reference)
-            for name in sites
-        )
-        self.logits = nn.ParameterList(network.reference.new_zeros(element.shape[0]) for element in split.values())
-        self.identity = spec.identity()
-
-    def _shared(self, maps: Mapping[str, Symmetry], logits: Iterable[Tensor]) -> Alignment:
-        """The maps, each after the new shares of its site."""
-        shares = zip(self.split.items(), logits, strict=True)
-        anew = {name: reshare(maps[name], element, z) for (name, element), z in shares}
-        return replace(self.identity, maps={**maps, **anew})
-
-    def alignment(self) -> Alignment:
-        learned = {n: self.spec.sites[n].symmetry.learn(z) for n, z in zip(self.sites, self.latents, strict=True)}
-        return self._shared(self.identity.maps | learned, self.logits)
-
-    def forward(self) -> Network:
-        """The moved network, differentiable in the latents."""
-        moving = dict.fromkeys([*self.sites, *self.split])
-        return replace(self.network, params=self.alignment().act(self.network.params, moving))
-
-    @torch.no_grad()
-    def found(self) -> Alignment:
-        """What was learned, every map exactly in its class."""
-        classes = {n: self.spec.sites[n].symmetry for n in self.sites}
-        learned = {n: classes[n].learn(z).matrix().cpu() for n, z in zip(self.sites, self.latents, strict=True)}
-        maps = self.identity.maps | {n: classes[n].project(matrix) for n, matrix in learned.items()}
-        return self._shared(maps, (z.double().cpu() for z in self.logits))
-
-
-class _Matching(nn.Module):
-    """The loss of the average of two networks, as a function of how they are moved."""
-
-    def __init__(
-        self, a: _Movable, b: _Movable, merge: Merge, sample: Callable[[], float], teachers: tuple[Network, ...]
-    ) -> None:
-        super().__init__()
-        self.a, self.b, self.merge, self.sample, self.teachers = a, b, merge, sample, teachers
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of a batch, nats, at a position drawn at random."""
-        with torch.autocast(inputs.device.type, enabled=False):  # weights are moved exactly, whatever runs them
-            average = self.merge(self.a(), self.b(), self.sample())
-        logits = average(inputs)
-        if not self.teachers:
-            return cross_entropy(logits.flatten(0, -2), targets.flatten())
-        with torch.no_grad():
-            answers = torch.stack([teacher(inputs).softmax(-1) for teacher in self.teachers]).mean(0)
-        return cross_entropy(logits.flatten(0, -2), answers.flatten(0, -2))
+from ..networks.base import Network
+from ..paths import Batch, Merge, merge
+from ..spec import Alignment
+from ..storage import named
+from .mixture import learn
+from .weight import weight_matching
 
 
 def learned_matching(
@@ -167,91 +100,36 @@ def learned_matching(
         leave [0, 1], there is no batch, the loss is not finite (``lr`` is too high), or the checkpoint is corrupt or of
         another run.
     """
-    from accelerate import Accelerator
+    lam = _sampler(lambdas)
 
-    widening(a, b) if init is None else check_same_architecture(a, init(b))
-    spec, sample = a.spec.restrict(allow), _sampler(lambdas)
-    if target not in ("labels", "ensemble"):
-        raise ValueError(f"target must be 'labels' or 'ensemble', not {target!r}")
-    if soft:
-        if dual:
-            raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
-        spec = _mixed(spec, init)
-    if unknown := set(sites or ()) - set(spec.sites):
-        raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
-    continuous = {name for name, site in spec.sites.items() if site.symmetry is not Permutation}
-    chosen = (continuous or set(spec.sites)) if sites is None else set(sites)
-    if not chosen:
-        raise ValueError("sites is empty: there is nothing to learn")
-    order = [name for name in spec.sites if name in chosen]
+    def sample() -> tuple[float, float]:
+        position = lam()
+        return 1 - position, position
+
     start = weight_matching(a, b, allow=allow) if init is None else init
-    split = {
-        name: start[name]
-        for name, site in spec.sites.items()
-        if site.splits and start[name].shape[0] > start[name].shape[1] and (sites is None or name in chosen)
-    }
-    device, dtype = Accelerator().device, torch.promote_types(a.reference.dtype, torch.float32)
-    basis = balance(a, a.spec.restrict(allow))  # in balanced coordinates all directions inside a head are equally steep
-    one, two = (basis(network).to(device, dtype) for network in (a, start(b)))
-    teachers = (a.to(device), b.to(device)) if target == "ensemble" else ()
-    matching = _Matching(
-        _Movable(one, spec, order if dual else (), {}), _Movable(two, spec, order, split), merge, sample, teachers
-    )
-
-    @torch.no_grad()
-    def midpoint(matching: _Matching) -> float:
-        return evaluate(merge(matching.a(), matching.b(), 0.5), validation).loss
-
-    if batch_size is None and isinstance(batches, Batches):
-        batch_size = max(1, min(64, TOKENS // batches.targets[0].numel()))
-    history = fit(
-        matching,
+    _, g = learn(
+        [a, b],
+        [a.spec.identity(), start],
         batches,
+        sample,
+        {"lambdas": named(lambdas) if callable(lambdas) else list(lambdas)},
+        allow=allow,
+        sites=sites,
+        target=target,
+        merge=merge,
+        dual=dual,
+        soft=soft,
+        validation=validation,
         steps=steps,
         lr=lr,
         batch_size=batch_size,
-        betas=(0.9, 0.99),
         warmup=warmup,
         augment=augment,
-        validate=None if validation is None else midpoint,
         patience=patience,
         seed=seed,
         checkpoint=checkpoint,
-        run={
-            "allow": allow,
-            "sites": order,
-            "target": target,
-            "dual": dual,
-            "soft": soft,
-            "merge": named(merge),
-            "lambdas": named(lambdas) if callable(lambdas) else list(lambdas),
-            "augment": named(augment),
-            "networks": fingerprint([*one.params.values(), *two.params.values()]),
-        },
-        desc="learned matching",
     )
-    found = matching.b.found()
-    if dual:
-        found = matching.a.found().inverse() @ found
-    return replace(basis.inverse() @ found @ basis @ start, history=history)
-
-
-def _mixed(spec: Spec, init: Alignment | None) -> Spec:
-    """The table with soft permutations for permutations; heads stay whole, or what lies inside could not follow."""
-    if scaled := [name for name, site in spec.sites.items() if issubclass(site.symmetry, ScaledPermutation)]:
-        raise ValueError(f"soft=True mixes units, but those of {scaled} also have scales: use allow='permutation'")
-    sites = {
-        name: site._replace(symmetry=SoftPermutation)
-        if site.symmetry is Permutation and not (spec.inside(name) or site.within)
-        else site
-        for name, site in spec.sites.items()
-    }
-    mixed = [name for name, site in sites.items() if site.symmetry is SoftPermutation]
-    if wrong := [n for n in mixed if init is not None and not isinstance(init[n], (Permutation, SoftPermutation))]:
-        raise ValueError(
-            f"soft=True starts from permutations, but init has others at {wrong}: match with the same allow"
-        )
-    return replace(spec, sites=sites)
+    return g
 
 
 def _sampler(lambdas: tuple[float, float] | Callable[[], float]) -> Callable[[], float]:

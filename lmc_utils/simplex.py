@@ -1,0 +1,166 @@
+"""Mixtures of three networks and more: the loss over the simplex, and its barrier (arXiv 2506.22712, Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .networks.base import Network, check_same_architecture
+from .paths import Batch, Examples, average, measure
+from .progress import progress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.tri import TriContourSet
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """Loss and accuracy of mixtures of M networks.
+
+    Parameters
+    ----------
+    weights
+        Shape (points, M): row by row the weights of a mixture, not negative, with sum one. The vertices are among them.
+    loss
+        Shape (points,), nats.
+    accuracy
+        Shape (points,), fractions.
+    examples
+        The answers to a few samples, for the figures; None for networks that do not classify whole inputs.
+    calibrated
+        The loss of each mixture with one temperature fitted to it, shape (points,), nats; None if not asked for.
+    """
+
+    weights: Tensor
+    loss: Tensor
+    accuracy: Tensor
+    examples: Examples | None = None
+    calibrated: Tensor | None = None
+
+    def _over(self, values: Tensor) -> Tensor:
+        """How far values lie above the mean of those at the vertices, weighted as the networks are."""
+        return values - self.weights @ values[self.weights.argmax(0)]
+
+    @property
+    def excess(self) -> Tensor:
+        """The loss of each mixture above the mixture of the networks' losses, shape (points,), nats."""
+        return self._over(self.loss)
+
+    @property
+    def barrier(self) -> float:
+        """The largest excess on the grid, in nats: the supremum over the simplex (arXiv 2506.22712, Eq. 2)."""
+        return self.excess.max().item()
+
+    @property
+    def barrier_at(self) -> tuple[float, ...]:
+        """The weights of the mixture with the largest excess."""
+        return tuple(self.weights[self.excess.argmax()].tolist())
+
+    @property
+    def barycentre(self) -> float:
+        """The excess of the plain average of all networks, in nats."""
+        return self.excess[self._middle].item()
+
+    @property
+    def accuracy_barrier(self) -> float:
+        """The largest drop of a mixture's accuracy below the mixture of the networks' accuracies, a fraction."""
+        return -self._over(self.accuracy).min().item()
+
+    @property
+    def calibrated_barrier(self) -> float:
+        """The barrier of the calibrated loss, in nats; raises ValueError if it was not asked for."""
+        if self.calibrated is None:
+            raise ValueError("no calibrated loss here: ask for it with interpolate_simplex(..., calibrate=True)")
+        return self._over(self.calibrated).max().item()
+
+    @property
+    def _middle(self) -> int:
+        return int((self.weights - 1 / self.weights.shape[1]).abs().amax(1).argmin())
+
+    def plot(self, ax: Axes | None = None, names: Sequence[str] = "ABC") -> Axes:
+        """Draw the loss: over the triangle for three networks, else the excess by how many networks are mixed."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+        if self.weights.shape[1] == 3:
+            filled = draw_triangle(ax, self.weights, self.loss, names, levels=24)
+            ax.figure.colorbar(filled, ax=ax, label="loss (nats)")
+        else:
+            ax.scatter(1 / self.weights.square().sum(1), self.excess, s=14)
+            ax.set(xlabel="networks mixed: 1 / sum of squared weights", ylabel="excess loss (nats)")
+            ax.spines[["top", "right"]].set_visible(False)
+        return ax
+
+
+def triangle(weights: Tensor) -> Tensor:
+    """Mixtures of three networks as points of a triangle with sides of length 1, shape (2, points).
+
+    The first network is at the lower left, the second at the lower right, the third on top.
+    """
+    return (weights @ torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=weights.dtype)).T
+
+
+def draw_triangle(
+    ax: Axes, weights: Tensor, values: Sequence[float], names: Sequence[str], **look: object
+) -> TriContourSet:
+    """Filled contours of values over mixtures of three networks."""
+    filled = ax.tricontourf(*triangle(weights), values, **look)
+    corners = triangle(torch.eye(3))
+    ax.plot(*corners[:, [0, 1, 2, 0]], color="black", linewidth=0.8)
+    for name, corner, shift in zip(names, corners.T.tolist(), [(-9, -9), (9, -9), (0, 9)], strict=True):
+        ax.annotate(name, corner, shift, textcoords="offset points", ha="center", va="center", weight="bold")
+    ax.set(aspect="equal")
+    ax.axis("off")
+    return filled
+
+
+def lattice(vertices: int, points: int) -> Tensor:
+    """All mixtures whose weights are multiples of ``1 / (points - 1)``, and the barycentre; shape (mixtures, vertices).
+
+    Each edge has ``points`` of them. In order of the last weight, then of the one before it: the first vertex is first.
+    """
+    n = points - 1
+    rests = [rest for rest in product(range(points), repeat=vertices - 1) if sum(rest) <= n]
+    weights = torch.tensor([(n - sum(rest), *reversed(rest)) for rest in rests], dtype=torch.float64) / n
+    return weights if n % vertices == 0 else torch.cat([weights, torch.full_like(weights[:1], 1 / vertices)])
+
+
+def interpolate_simplex(
+    networks: Sequence[Network], batches: Iterable[Batch], *, points: int = 7, calibrate: bool = False
+) -> Simplex:
+    """Loss and accuracy of mixtures of several networks, on a regular grid over the simplex.
+
+    Parameters
+    ----------
+    networks
+        M of one architecture, two or more; align them first to see what the symmetries hide.
+    batches
+        ``(inputs, targets)`` to evaluate on, held in memory; if they have ``classes``, these name the classes.
+    points
+        On each edge, both ends included: ``(points + M - 2)! / ((points - 1)! (M - 1)!)`` mixtures in all, 28 for three
+        networks and 210 for five. The barycentre is added where the grid has none.
+    calibrate
+        Also fit one temperature to each mixture, for which all logits of one network at a time are held in memory.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two networks, their architectures differ, ``points`` is below 2, or there is no batch.
+    """
+    if len(networks) < 2:
+        raise ValueError(f"mixtures need two networks or more, not {len(networks)}")
+    if points < 2:
+        raise ValueError(f"an edge needs both ends, so at least 2 points, but points is {points}")
+    check_same_architecture(*networks)
+    weights = lattice(len(networks), points)
+    mixtures = (average(networks, row) for row in progress(weights.tolist(), desc="simplex"))
+    return Simplex(
+        weights, **measure(mixtures, list(batches), tuple(getattr(batches, "classes", ())), calibrate)._asdict()
+    )
