@@ -134,11 +134,11 @@ def test_one_may_bring_another_mistake(language_model):
         return replace(network, params={name: p * (1 - time / 2) for name, p in network.params.items()})
 
     figure = make_walk(language_model, "r", wrong={"halved": halve})
-    assert list(figure.data["ways"]) == ["symmetry", "halved"]
+    assert list(figure.data["ways"]) == ["symmetry", "writers only", "halved"]
     assert figure.data["ways"]["halved"]["distance"] == [0, 0.125, 0.25, 0.375, 0.5]
     header, rows = figure.table()
     assert len(header) == 3
-    assert rows[1] == ["halved", "0.500", power(figure.data["ways"]["halved"]["change"][-1])]
+    assert rows[2] == ["halved", "0.500", power(figure.data["ways"]["halved"]["change"][-1])]
     with pytest.raises(ValueError, match=r"'blown up' gives logits that are not finite at time 0\.25"):
         make_walk(
             language_model,

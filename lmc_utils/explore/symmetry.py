@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,22 +71,19 @@ class Walk(Figure):
         state, data = json.loads(self.state), self.data
         figure = StaticFigure(figsize=(9, 3.4), layout="constrained")
         changes, answers = figure.subplots(1, 2, width_ratios=(4, 3))
-        bars = {"identity": state["answers"][0][0]} | {
-            way: places[-1] for way, places in zip(state["ways"], state["answers"], strict=True)
-        }
-        height = 0.8 / len(bars)
-        for i, (name, values) in enumerate(bars.items()):
-            color, hatch = ("#8c959f", "") if i == 0 else ("#1f2328", "") if i == 1 else ("#b3261e", "///")
-            places = [k + (i - (len(bars) - 1) / 2) * height for k in range(len(values))]
+        rows = [state["answers"][0][0], *(places[-1] for places in state["answers"])]
+        height = 0.8 / len(rows)
+        for i, (values, (color, hatch)) in enumerate(zip(rows, cycle(INKS))):
+            places = [k + (i - (len(rows) - 1) / 2) * height for k in range(len(values))]
             answers.barh(places, values, height, facecolor="none" if hatch else color, edgecolor=color, hatch=hatch)
-            if i:
-                numbers = data["ways"][name]["change"]
-                line = {"color": color, "linestyle": "--" if hatch else "-", "marker": "o", "markersize": 3}
-                changes.plot(data["t"][1:], [max(x, 1e-17) for x in numbers[1:]], **line)
-                changes.annotate(
-                    f"{name}: {power(numbers[-1])}", (1, max(numbers[-1], 1e-17)), xytext=(0, 7), color=color,
-                    textcoords="offset points", ha="right", fontsize=9, parse_math=False,
-                )  # fmt: skip
+        for i, (name, numbers) in enumerate(data["ways"].items()):
+            color, hatch = INKS[(i + 1) % len(INKS)]
+            values = [max(x, 1e-17) for x in numbers["change"][1:]]
+            changes.plot(data["t"][1:], values, "--o" if hatch else "-o", color=color, markersize=3)
+            changes.annotate(
+                f"{name}: {power(numbers['change'][-1])}", (1, values[-1]), xytext=(0, -16 if i == 2 else 7),
+                textcoords="offset points", color=color, ha="right", fontsize=9, parse_math=False,
+            )  # fmt: skip
         changes.set(yscale="log", xlim=(0, 1.02), xlabel="from the identity (0) to a random element (1)")
         changes.margins(y=0.15)
         changes.set_title("largest change of a logit", fontsize=10, loc="left")
@@ -99,7 +97,8 @@ class Walk(Figure):
         return figure
 
 
-HEADER = ["what moves them", "how far the weights are, relative to their norm", "largest change of a logit"]
+HEADER = ["transformation", "distance moved, relative to the norm of all weights", "largest change of a logit"]
+INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "...")]  # before, symmetry, no symmetries
 
 
 @torch.no_grad()
@@ -132,8 +131,8 @@ def explore_symmetry(
     allow
         How much of the site's class to use, as in :meth:`lmc_utils.Spec.sample`.
     wrong
-        What is no symmetry, to compare with: by its name, what makes a network from the network and the time in
-        [0, 1]. By default the map acts on the weights that write the site, and on none that read it.
+        What else is no symmetry, to compare with: by its name, what makes a network from the network and the time in
+        [0, 1]. Beside it there always is the same map on the weights that write the site, and on none that read it.
     parameters
         Whose weights are shown; by default the first matrix that writes the site and the first that reads it.
     classes
@@ -171,7 +170,7 @@ def explore_symmetry(
         moved = symmetry(net, time).params
         return replace(net, params=net.params | {n: moved[n] for n, touch in touching.items() if not touch.dual})
 
-    ways = {"symmetry": symmetry, **(wrong or {"writers only": writers_only})}
+    ways = {"symmetry": symmetry, "writers only": writers_only, **(wrong or {})}
     before, norm = exact(inputs), _norm(exact.params.values())
     distance, change, answers, texts, blocks = [], [], [], [], [[] for _ in shown]
     for name, time in progress([(way, k / steps) for way in ways for k in range(steps + 1)], desc="walk"):
