@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import lmc_utils as lmc
+from lmc_utils.explore import Walk
 from lmc_utils.explore.figure import STATE_LIMIT, power, script, show
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.vit import vit
@@ -42,7 +43,7 @@ def classifier() -> lmc.Network:
     return lmc.canonicalize(vit(**config, num_heads=3).double())
 
 
-def make_walk(network: lmc.Network, site: str, **options) -> lmc.explore.Walk:
+def make_walk(network: lmc.Network, site: str, **options) -> Walk:
     return lmc.explore_symmetry(network, site, TOKENS, tokenizer=DATA.tokenizer, steps=4, **options)
 
 
@@ -134,11 +135,11 @@ def test_one_may_bring_another_mistake(language_model):
         return replace(network, params={name: p * (1 - time / 2) for name, p in network.params.items()})
 
     figure = make_walk(language_model, "r", wrong={"halved": halve})
-    assert list(figure.data["ways"]) == ["symmetry", "halved"]
+    assert list(figure.data["ways"]) == ["symmetry", "writers only", "halved"]
     assert figure.data["ways"]["halved"]["distance"] == [0, 0.125, 0.25, 0.375, 0.5]
     header, rows = figure.table()
     assert len(header) == 3
-    assert rows[1] == ["halved", "0.500", power(figure.data["ways"]["halved"]["change"][-1])]
+    assert rows[2] == ["halved", "0.500", power(figure.data["ways"]["halved"]["change"][-1])]
     with pytest.raises(ValueError, match=r"'blown up' gives logits that are not finite at time 0\.25"):
         make_walk(
             language_model,
@@ -185,3 +186,8 @@ def test_mistakes(language_model, site, options, message):
         lmc.explore_symmetry(language_model, site, TOKENS, **options)
     with pytest.raises(ValueError, match=r"at least one input is needed, but inputs have the shape \(0, 6\)"):
         lmc.explore_symmetry(language_model, "r", TOKENS[:0])
+
+
+def test_pictures_have_no_tokens(classifier):
+    with pytest.raises(ValueError, match="this network reads no tokens"):
+        lmc.explore_symmetry(classifier, "r", torch.randn(1, 1, 8, 8), tokenizer=DATA.tokenizer)

@@ -24,7 +24,7 @@ function render({ model, el }) {
     h("div", { class: "lmc-walk" },
       h("div", { class: "lmc-blocks" }, ...images.map((image, i) => h("p", { class: "lmc-note" }, image, blocks[i].name))),
       h("div", {},
-        h("p", { class: "lmc-note lmc-asked" }, picture && h("img", { src: picture, alt: "" }), `probability of the ${texts.length ? "next token" : "answer"}; a line marks where each bar began`),
+        h("p", { class: "lmc-note lmc-asked" }, picture && h("img", { src: picture, alt: "" }), `probability of the ${texts.length ? "next token" : "answer"} (line: before)`),
         h("ul", { class: "lmc-answers" }, ...bars))),
     texts.length ? written : null,
     says,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from ..matching.weight import rows
+from ..matching.weight import rows as by_site
 from ..networks.base import Network
 from ..progress import progress
 from ..spec import Touch, act_on_site
@@ -30,7 +30,6 @@ CAPTION = (
 BLOCK = 48  # rows and columns of a matrix at most
 BARS = 10  # answers at most
 TOKENS = 20  # that a language model writes
-INK = "light-dark(#000,#fff)"
 LEVELS = 15  # of colour, which need four bits a pixel; the middle one is no colour
 
 
@@ -69,22 +68,19 @@ class Walk(Figure):
         state, data = json.loads(self.state), self.data
         figure = StaticFigure(figsize=(9, 3.4), layout="constrained")
         changes, answers = figure.subplots(1, 2, width_ratios=(4, 3))
-        bars = {"identity": state["answers"][0][0]} | {
-            way: places[-1] for way, places in zip(state["ways"], state["answers"], strict=True)
-        }
-        height = 0.8 / len(bars)
-        for i, (name, values) in enumerate(bars.items()):
-            color, hatch = ("#8c959f", "") if i == 0 else ("#1f2328", "") if i == 1 else ("#b3261e", "///")
-            places = [k + (i - (len(bars) - 1) / 2) * height for k in range(len(values))]
+        rows = [state["answers"][0][0], *(places[-1] for places in state["answers"])]
+        height = 0.8 / len(rows)
+        for i, (values, (color, hatch)) in enumerate(zip(rows, cycle(INKS))):
+            places = [k + (i - (len(rows) - 1) / 2) * height for k in range(len(values))]
             answers.barh(places, values, height, facecolor="none" if hatch else color, edgecolor=color, hatch=hatch)
-            if i:
-                numbers = data["ways"][name]["change"]
-                line = {"color": color, "linestyle": "--" if hatch else "-", "marker": "o", "markersize": 3}
-                changes.plot(data["t"][1:], [max(x, 1e-17) for x in numbers[1:]], **line)
-                changes.annotate(
-                    f"{name}: {power(numbers[-1])}", (1, max(numbers[-1], 1e-17)), xytext=(0, 7), color=color,
-                    textcoords="offset points", ha="right", fontsize=9, parse_math=False,
-                )  # fmt: skip
+        for i, (name, numbers) in enumerate(data["ways"].items()):
+            color, hatch = INKS[(i + 1) % len(INKS)]
+            values = [max(x, 1e-17) for x in numbers["change"][1:]]
+            changes.plot(data["t"][1:], values, "--o" if hatch else "-o", color=color, markersize=3)
+            changes.annotate(
+                f"{name}: {power(numbers['change'][-1])}", (1, values[-1]), xytext=(0, -16 if i == 2 else 7),
+                textcoords="offset points", color=color, ha="right", fontsize=9, parse_math=False,
+            )  # fmt: skip
         changes.set(yscale="log", xlim=(0, 1.02), xlabel="from the identity (0) to a random element (1)")
         changes.margins(y=0.15)
         changes.set_title("largest change of a logit", fontsize=10, loc="left")
@@ -98,7 +94,8 @@ class Walk(Figure):
         return figure
 
 
-HEADER = ["what moves them", "how far the weights are, relative to their norm", "largest change of a logit"]
+HEADER = ["transformation", "distance moved, relative to the norm of all weights", "largest change of a logit"]
+INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "...")]  # before, symmetry, no symmetries
 
 
 @torch.no_grad()
@@ -131,8 +128,8 @@ def explore_symmetry(
     allow
         How much of the site's class to use, as in :meth:`lmc_utils.Spec.sample`.
     wrong
-        What is no symmetry, to compare with: by its name, what makes a network from the network and the time in
-        [0, 1]. By default the map acts on the weights that write the site, and on none that read it.
+        What else is no symmetry, to compare with: by its name, what makes a network from the network and the time in
+        [0, 1]. Beside it there always is the same map on the weights that write the site, and on none that read it.
     parameters
         Whose weights are shown; by default the first matrix that writes the site and the first that reads it.
     classes
@@ -151,17 +148,21 @@ def explore_symmetry(
     Raises
     ------
     ValueError
-        If the network has no such site, a parameter does not touch it, there is no input, or an answer is not finite.
+        If the network has no such site, a parameter does not touch it, there is no input or no step, a tokenizer
+        comes with a network that reads no tokens, or an answer is not finite.
     """
     spec, exact = network.spec.restrict(allow), network.to(torch.float64)
     if site not in spec.sites:
         raise ValueError(f"no site {site!r}; the sites are {list(spec.sites)}")
     if len(inputs) == 0:
         raise ValueError(f"at least one input is needed, but inputs have the shape {tuple(inputs.shape)}")
+    if tokenizer is not None and exact.architecture.reads is None:
+        raise ValueError("a tokenizer, but this network reads no tokens: name its classes instead")
     touching = {touch.name: touch for touch in spec.touching(site)}
     shown = [touching[name] for name in _chosen(touching, exact, parameters)]
-    generator = torch.Generator().manual_seed(seed)
-    walk = spec.sites[site].symmetry.walk(spec.sites[site].size, generator, steps, batch=spec.batch(site))
+    size, generator = spec.sites[site].size, torch.Generator().manual_seed(seed)
+    walk = spec.sites[site].symmetry.walk(size, generator, steps, batch=spec.batch(site))
+    before, norm = exact(inputs), _norm(exact.params.values())
 
     def symmetry(net: Network, time: float) -> Network:
         return replace(net, params=net.params | act_on_site(spec, site, walk[round(time * steps)], net.params))
@@ -170,27 +171,22 @@ def explore_symmetry(
         moved = symmetry(net, time).params
         return replace(net, params=net.params | {n: moved[n] for n, touch in touching.items() if not touch.dual})
 
-    ways = {"symmetry": symmetry, **(wrong or {"writers only": writers_only})}
-    before, norm = exact(inputs), _norm(exact.params.values())
-    distance, change, answers, texts, blocks = [], [], [], [], [[] for _ in shown]
-    for name, time in progress([(way, k / steps) for way in ways for k in range(steps + 1)], desc="walk"):
+    def look(name: str, time: float) -> _Place:
         moved = ways[name](exact, time)
         logits = moved(inputs)
         if not logits.isfinite().all():
             raise ValueError(f"{name!r} gives logits that are not finite at time {time:.3g}")
-        distance.append(_norm(p - exact.params[n] for n, p in moved.params.items()) / norm)
-        change.append((logits - before).abs().max().item())
-        answers.append(logits[0].flatten(0, -2)[-1].softmax(-1) if logits.ndim > 2 else logits[0].softmax(-1))
-        for frames, touch in zip(blocks, shown, strict=True):
-            frames.append(_block(moved.params[touch.name], touch))
-        if tokenizer is not None:
-            texts.append(tokenizer.decode(_continue(moved, inputs[:1])))
-    probabilities = torch.stack(answers)
-    best = _likely(probabilities)
+        return _Place(
+            float(f"{_norm(p - exact.params[n] for n, p in moved.params.items()) / norm:.4g}"),
+            float(f"{(logits - before).abs().max():.4g}"),
+            logits[0].reshape(-1, logits.shape[-1])[-1].softmax(-1),
+            "" if tokenizer is None else tokenizer.decode(_continue(moved, inputs[:1])),
+            [_block(moved.params[touch.name], touch) for touch in shown],
+        )
 
-    def by_way(values: Sequence[Any]) -> list[list[Any]]:
-        return [list(values[i : i + steps + 1]) for i in range(0, len(values), steps + 1)]
-
+    ways = {"symmetry": symmetry, "writers only": writers_only, **(wrong or {})}
+    rows = [[look(way, k / steps) for k in range(steps + 1)] for way in progress(ways, desc="walk")]
+    likely = _likely(torch.stack([place.answer for row in rows for place in row]))
     return Walk(
         {
             "title": title,
@@ -198,19 +194,32 @@ def explore_symmetry(
             "site": site,
             "header": HEADER,
             "ways": list(ways),
-            "distance": by_way([float(f"{x:.4g}") for x in distance]),
-            "change": by_way([float(f"{x:.4g}") for x in change]),
-            "labels": [_label(i, classes, tokenizer) for i in best.tolist()],
-            "answers": by_way([[round(p, 4) for p in row] for row in probabilities[:, best].tolist()]),
+            "distance": [[place.distance for place in row] for row in rows],
+            "change": [[place.change for place in row] for row in rows],
+            "labels": [_label(i, classes, tokenizer) for i in likely.tolist()],
+            "answers": [[[round(p, 4) for p in place.answer[likely].tolist()] for place in row] for row in rows],
             "picture": sprite(inputs[:1]) if inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None,
             "prompt": "" if tokenizer is None else tokenizer.decode(inputs[0].tolist()),
-            "texts": by_way(texts),
+            "texts": [] if tokenizer is None else [[place.text for place in row] for row in rows],
             "blocks": [
-                _pictured(site, touch, frames, spec.sites[site].size, by_way)
-                for touch, frames in zip(shown, blocks, strict=True)
+                {
+                    "name": f"{touch.name} {'reads' if touch.dual else 'writes'} {site}",
+                    **_pictured([[place.blocks[i] for place in row] for row in rows], size, across=touch.dual),
+                }
+                for i, touch in enumerate(shown)
             ],
         }
     )
+
+
+class _Place(NamedTuple):
+    """What is seen at one place of a walk."""
+
+    distance: float
+    change: float
+    answer: Tensor
+    text: str
+    blocks: list[Tensor]
 
 
 def _chosen(touching: Mapping[str, Touch], network: Network, names: Sequence[str] | None) -> list[str]:
@@ -223,32 +232,31 @@ def _chosen(touching: Mapping[str, Touch], network: Network, names: Sequence[str
     return list(names)
 
 
-def _norm(parameters: Any) -> float:
+def _norm(parameters: Iterable[Tensor]) -> float:
     return sum(p.square().sum().item() for p in parameters) ** 0.5
 
 
 def _block(parameter: Tensor, touch: Touch) -> Tensor:
     """A corner of a matrix: rows write the site, or columns read it; heads stand one after the other."""
-    corner = rows(parameter, touch).flatten(0, -2)[:BLOCK, :BLOCK]
+    corner = by_site(parameter, touch).flatten(0, -2)[:BLOCK, :BLOCK]
     return corner.mT if touch.dual else corner
 
 
 def _continue(network: Network, tokens: Tensor) -> list[int]:
-    """The tokens (1, T) and what follows them, always the likeliest token."""
-    reads = network.architecture.reads
-    start = tokens.shape[1]
-    while tokens.shape[1] < min(start + TOKENS, reads[1] if reads else start):
+    """What follows the tokens (1, T), always the likeliest token, as far as the context reaches."""
+    start, (_, context) = tokens.shape[1], network.architecture.reads
+    while tokens.shape[1] < min(start + TOKENS, context):
         tokens = torch.cat([tokens, network(tokens)[:, -1:].argmax(-1)], 1)
     return tokens[0, start:].tolist()
 
 
-def _likely(probabilities: Tensor) -> Tensor:
-    """The likeliest classes at first, and those that become it at any place (places, classes); in their first order."""
-    count = min(BARS, probabilities.shape[1])
-    score = probabilities.amax(0)
-    score[probabilities[0].topk(count // 2).indices] += 1
+def _likely(answers: Tensor) -> Tensor:
+    """The likeliest classes at first, and those that become it anywhere (places, classes), in the order at first."""
+    count = min(BARS, answers.shape[1])
+    score = answers.amax(0)
+    score[answers[0].topk(count // 2).indices] += 1
     chosen = score.topk(count).indices
-    return chosen[probabilities[0, chosen].argsort(descending=True)]
+    return chosen[answers[0, chosen].argsort(descending=True)]
 
 
 def _label(index: int, classes: Sequence[str], tokenizer: Tokenizer | None) -> str:
@@ -257,24 +265,31 @@ def _label(index: int, classes: Sequence[str], tokenizer: Tokenizer | None) -> s
     return classes[index] if classes else str(index)
 
 
-def _pictured(site: str, touch: Touch, frames: list[Tensor], size: int, by_way: Callable) -> dict[str, Any]:
-    """The frames of one block below each other in one image, equal ones once; colours are fixed by the first.
+def _pictured(walks: list[list[Tensor]], size: int, across: bool) -> dict[str, Any]:
+    """One block at all places: different frames below each other in one image, colours fixed by the first.
 
-    Lines part the heads, each of which has ``size`` dimensions.
+    Lines part the heads, each of which has ``size`` dimensions, down the block or ``across`` it.
     """
-    scale, half = 3 * frames[0].square().mean().sqrt().clamp_min(1e-300), LEVELS // 2
-    levels = [((x / scale).clamp(-1, 1) * half + half).round().to(torch.uint8) for x in frames]
-    index: dict[bytes, int] = {}
-    places = [index.setdefault(x.numpy().tobytes(), len(index)) for x in levels]
-    height, width = levels[0].shape
-    image = Image.frombytes("P", (width, height * len(index)), b"".join(index))
+    from matplotlib import colormaps
+
+    first = walks[0][0]
+    (height, width), half = first.shape, LEVELS // 2
+    unit = (3 * first.square().mean().sqrt() / half).clamp_min(1e-300)
+    frames: dict[bytes, int] = {}
+    places = [
+        [
+            frames.setdefault(((x / unit).round().clamp(-half, half) + half).byte().numpy().tobytes(), len(frames))
+            for x in walk
+        ]
+        for walk in walks
+    ]
+    image = Image.frombytes("P", (width, height * len(frames)), b"".join(frames))
     image.putpalette(bytes(int(255 * c) for k in range(LEVELS) for c in colormaps["RdBu_r"](k / (LEVELS - 1))[:3]))
-    cut = size / (width if touch.dual else height)
-    lines = f"repeating-linear-gradient({90 if touch.dual else 180}deg,#0000 0 calc({cut:.3%} - 1px),{INK} 0 {cut:.3%})"
+    part, turn = (size / width, 90) if across else (size / height, 180)
+    lines = f"repeating-linear-gradient({turn}deg,#0000 0 calc({part:.3%} - 1px),light-dark(#000,#fff) 0 {part:.3%})"
     return {
-        "name": f"{touch.name} {'reads' if touch.dual else 'writes'} {site}",
-        "style": f"aspect-ratio:{width}/{height};background-size:auto,100% {len(index)}00%;"
-        f"background-image:{lines if cut < 1 else 'none'},url({png(image)})",
-        "frames": by_way(places),
-        "count": len(index),
+        "style": f"aspect-ratio:{width}/{height};background-size:auto,100% {len(frames)}00%;"
+        f"background-image:{lines if part < 1 else 'none'},url({png(image)})",
+        "frames": places,
+        "count": len(frames),
     }
