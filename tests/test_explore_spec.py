@@ -71,7 +71,7 @@ def test_every_parameter_and_site_stands_in_one_row(figure: SpecFigure, network:
     data = figure.data
     placed = [name for row in data["rows"] for side in ("left", "right") for name in row[side]]
     assert sorted(placed) == sorted(network.spec.types)
-    assert ["r", *(site for row in data["rows"] for site in row["sites"])] == list(network.spec.sites)
+    assert [site for row in data["rows"] for site in row["sites"]] == list(network.spec.sites)
 
 
 def test_writers_of_the_bus_stand_left_and_readers_right(figure: SpecFigure, network: lmc.Network) -> None:

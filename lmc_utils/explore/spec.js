@@ -35,13 +35,11 @@ function render({ model, el }) {
 
   function draw() {
     const side = (row, name) => h("div", { class: `lmc-${name}` }, ...row[name].map(paramButton));
-    grid.replaceChildren(...rows.filter((row) => !row.block || row.block === block).map((row, i) => {
-      const inside = [...(bus && !i ? [bus] : []), ...row.sites].map(siteButton);
-      return h("div", { class: "lmc-row" },
+    grid.replaceChildren(...rows.filter((row) => !row.block || row.block === block).map((row) =>
+      h("div", { class: "lmc-row" },
         bus ? h("div", { ...look(sites[bus], "lmc-bus"), "data-site": bus }) : null,
-        inside.length ? h("div", { class: "lmc-inside" }, ...inside) : null,
-        side(row, "left"), side(row, "right"));
-    }));
+        h("div", { class: "lmc-inside" }, ...row.sites.map(siteButton)),
+        side(row, "left"), side(row, "right"))));
     buttons = [...grid.querySelectorAll("button")];
     light((pinned = Math.min(pinned, buttons.length - 1)));
   }

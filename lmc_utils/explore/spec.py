@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..spec import Axis, Spec
@@ -62,12 +65,7 @@ class SpecFigure(Figure):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         rows = [
-            [
-                name,
-                " ".join(text for text, *_ in p["axes"]),
-                p["shape"],
-                p["moved"].replace("_{", "[").replace("}", "]"),
-            ]
+            [name, " ".join(text for text, *_ in p["axes"]), p["shape"], re.sub(r"_\{(.*?)\}", r"[\1]", p["moved"])]
             for name, p in json.loads(self.state)["params"].items()
         ]
         return ["parameter", "type", "shape", "a symmetry makes it"], rows
@@ -77,22 +75,7 @@ class SpecFigure(Figure):
         from matplotlib.figure import Figure as StaticFigure
 
         state = json.loads(self.state)
-        shown = next((row["block"] for row in state["rows"] if row["block"]), "")
-        lines: list[list[tuple[float, str, list[Part]]]] = []  # of each line: where, how aligned, what
-        for row in state["rows"]:
-            if row["block"] not in ("", shown):
-                continue
-            named = [state["bus"], *row["sites"]] if state["bus"] and not lines else row["sites"]
-            sites = [[(0.5, "center", _described(state, named))]] if named else []
-            if state["bus"]:
-                count = max(len(row["left"]), len(row["right"]))
-                pairs = [[(0.48, "right", _typed(state, name))] for name in row["left"]]
-                pairs += [[] for _ in range(count - len(pairs))]
-                for line, name in zip(pairs, row["right"], strict=False):
-                    line.append((0.52, "left", _typed(state, name)))
-                lines += sites + pairs
-            else:
-                lines += [[(0.5, "center", _typed(state, name))] for name in row["right"]] + sites
+        lines = list(_lines(state))
         figure = StaticFigure(figsize=(9, 0.24 * len(lines) + 0.3))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(len(lines) + 0.2, -1))
         axes.set_axis_off()
@@ -100,34 +83,43 @@ class SpecFigure(Figure):
             axes.axvline(0.5, color=state["sites"][state["bus"]]["color"], linewidth=9, alpha=0.25)
         advance = 8 * 0.602 / 72 / 9  # of one letter of a fixed-width font of 8 points, as a part of the width
         for y, line in enumerate(lines):
-            for x, align, parts in line:
+            for align, parts in line:
                 width = advance * sum(len(text) for text, _ in parts)
-                x -= {"left": 0, "center": width / 2, "right": width}[align]
+                x = {"left": 0.52, "center": 0.5 - width / 2, "right": 0.48 - width}[align]
+                paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if align == "center" else None
                 for text, color in parts:
                     look = {"color": color, "fontsize": 8, "family": "monospace", "va": "center", "parse_math": False}
-                    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if align == "center" else None
                     axes.text(x, y, text, bbox=paper, **look)
                     x += advance * len(text)
         return figure
 
 
-def _described(state: dict[str, Any], names: list[str]) -> list[Part]:
-    """Sites with class, size and where they lie."""
-    parts = []
-    for name in names:
-        site = state["sites"][name]
-        within = f" in each of {site['within']}" if site["within"] else ""
-        parts.append((f"  {site['letter']} {name}: {site['class']}({site['size']}){within}  ", site["color"]))
-    return parts
+def _lines(state: dict[str, Any]) -> Iterator[list[tuple[str, list[Part]]]]:
+    """The lines of the static twin, each a few texts with their alignment: the sites of a row, and its parameters."""
+    shown = next((row["block"] for row in state["rows"] if row["block"]), "")
 
+    def sites(names: list[str]) -> Iterator[list[tuple[str, list[Part]]]]:
+        found = {name: state["sites"][name] for name in names}
+        within = {name: f" in each of {site['within']}" * bool(site["within"]) for name, site in found.items()}
+        parts = [(f" {s['letter']} {n}: {s['class']}({s['size']}){within[n]} ", s["color"]) for n, s in found.items()]
+        if parts:
+            yield [("center", parts)]
 
-def _typed(state: dict[str, Any], name: str) -> list[Part]:
-    """A parameter and its type."""
-    axes = state["params"][name]["axes"]
-    return [
-        (f"{name} ", "#1f2328"),
-        *((f" {text}", state["sites"][site]["color"] if site else MUTED) for text, site, _ in axes),
-    ]
+    def typed(name: str) -> list[Part]:
+        axes = state["params"][name]["axes"]
+        kind = [(f" {text}", state["sites"][site]["color"] if site else MUTED) for text, site, _ in axes]
+        return [(f"{name} ", "#1f2328"), *kind]
+
+    for row in state["rows"]:
+        if row["block"] not in ("", shown):
+            continue
+        if not state["bus"]:
+            yield from ([("center", typed(name))] for name in row["right"])
+            yield from sites(row["sites"])
+            continue
+        yield from sites(row["sites"])
+        for left, right in zip_longest(row["left"], row["right"]):
+            yield [(side, typed(name)) for side, name in (("right", left), ("left", right)) if name]
 
 
 def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -> SpecFigure:
@@ -242,7 +234,7 @@ def _rows(spec: Spec, bus: str | None) -> list[dict[str, Any]]:
     groups, outer = _groups(spec, bus) if bus else {}, {site.within for site in spec.sites.values()}
     rows: list[dict[str, Any]] = []
     row: dict[str, Any] = {}
-    seen, last, side = {bus}, None, "right"
+    seen, last, side = set(), None, "right"
     for name in spec.types:
         axes = [axis for axis in spec.axes(name) if axis.site]
         block = next((part for part in name.split(".") if part.isdigit()), "") if bus else ""
@@ -257,5 +249,5 @@ def _rows(spec: Spec, bus: str | None) -> list[dict[str, Any]]:
         row[side].append(name)
         new = [site for site in spec.sites if site in spec.named(name) - seen]
         row["sites"] += new
-        seen |= {*new}
+        seen.update(new)
     return rows
