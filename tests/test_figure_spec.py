@@ -69,6 +69,16 @@ def test_formula_of_a_parameter(figure: Locator) -> None:
     assert figure.locator(".lmc-formula sub").all_inner_texts() == ["r", "ff.0"]
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_moves_when_it_lights_up(page: Page, figure: Locator, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    places = []
+    for site in ("r", "qk.0", "ff.0"):
+        figure.locator(f'[data-site="{site}"].lmc-site').click()
+        places.append([node.bounding_box() for node in figure.locator(".lmc-spec button").all()])
+    assert places[0] == places[1] == places[2]
+
+
 def test_another_block(figure: Locator) -> None:
     figure.get_by_label("block").select_option("1")
     expect(figure.locator('[data-param="1.q.weight"]')).to_have_count(1)
