@@ -191,7 +191,7 @@ def learned_matching(
         if site.splits and start[name].shape[0] > start[name].shape[1] and (sites is None or name in chosen)
     }
     device, dtype = Accelerator().device, torch.promote_types(a.reference.dtype, torch.float32)
-    basis = balance(a, a.spec.restrict(allow))  # in balanced coordinates all directions inside a head are equally steep
+    basis = balance(a, allow)  # in balanced coordinates all directions inside a head are equally steep
     one, two = (basis(network).to(device, dtype) for network in (a, start(b)))
     teachers = (a.to(device), b.to(device)) if target == "ensemble" else ()
     matching = _Matching(
