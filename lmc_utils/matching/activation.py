@@ -11,7 +11,7 @@ from torch import Tensor
 from ..networks.base import Network, widening
 from ..spec import Alignment, Params, Spec
 from ..symmetry import Permutation, SemiPermutation
-from .weight import balance, rows, solved_by
+from .weight import balanced, rows, solved_by
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def activation_matching(
         If the architectures differ, b is wider at some site, ``allow`` is unknown or there is no batch.
     """
     g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
-    to_a, to_b = balance(a, classes), balance(b, classes)
+    to_a, to_b = (balanced(x.spec, x.params, classes)[0] for x in (a, b))
     a, b = to_a(a), to_b(b)
     costs = cross_moments(a, b, batches)
     for site, (symmetry, _, within, _) in classes.compact().sites.items():

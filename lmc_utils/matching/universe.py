@@ -66,7 +66,7 @@ def universe_matching(
         If there are fewer than two networks, their architectures differ, or ``allow`` is unknown.
     """
     _check(networks)
-    gs = [balance(network, network.spec.restrict(allow)) for network in networks]
+    gs = [balance(network, allow) for network in networks]
     moved = [g(network) for g, network in zip(gs, networks, strict=True)]
     rest = "permutation" if allow == "permutation" else "orthogonal"  # between balanced networks no scale is left
     history = [spread(moved)]

@@ -94,26 +94,22 @@ def solved_by(a: Network, b: Network, allow: str) -> Spec:
     return replace(spec, sites=sites)
 
 
-def balance(network: Network, classes: Spec) -> Alignment:
+def balance(network: Network, allow: str) -> Alignment:
     """Bring every space with scales into the basis in which its writers and readers are equally large.
 
     In classes that are not compact a score alone decides nothing: a larger map always scores higher. Between two
     balanced networks an orthogonal map or a permutation is left, which a score does decide. The balanced weights are
     those of least norm among all scaled copies of the network. Layers that follow one another share weights, so each is
     balanced in turn until nothing changes.
-
-    Parameters
-    ----------
-    network
-        What to balance.
-    classes
-        A table with the network's sites; where its class of symmetry has scales, they are balanced.
     """
-    return balanced(network.spec, network.params, classes)[0]
+    return balanced(network.spec, network.params, network.spec.restrict(allow))[0]
 
 
 def balanced(spec: Spec, params: Params, classes: Spec) -> tuple[Alignment, Params]:
-    """What :func:`balance` finds, and the parameters there; those that touch no scales are shared, not copied."""
+    """The alignment that balances the sites whose class in ``classes`` has scales, and the parameters there.
+
+    Parameters that touch no scales are shared, not copied.
+    """
     params, g = dict(params), Alignment(spec, classes.resize(spec.sizes).identity().maps)
     scaled = {name: site.symmetry for name, site in classes.sites.items() if not site.symmetry.compact}
     size = max((spec.sizes[name] for name in scaled), default=0)
