@@ -138,9 +138,7 @@ def learn(
         raise ValueError("sites is empty: there is nothing to learn")
     order = [name for name in spec.sites if name in chosen]
     device, dtype = Accelerator().device, torch.promote_types(first.reference.dtype, torch.float32)
-    basis = balance(
-        first, first.spec.restrict(allow)
-    )  # in balanced coordinates all directions inside a head are equally steep
+    basis = balance(first, allow)  # in balanced coordinates all directions inside a head are equally steep
     moved = [basis(network).to(device, dtype) for network in moved]
     movables = [
         Movable(network, spec, order if i or dual else (), _split(start, order, sites is None) if i else {})
