@@ -17,9 +17,9 @@ from lmc_utils.spec import Alignment, Site, Spec
 
 MATRICES = {
     "T": lambda element: element.matrix(),
-    "Tᵀ": lambda element: element.matrix().mT,
-    "T⁻¹": lambda element: element.left_inverse(),
-    "T⁻ᵀ": lambda element: element.dual(),
+    "T^{T}": lambda element: element.matrix().mT,
+    "T^{−1}": lambda element: element.left_inverse(),
+    "T^{−T}": lambda element: element.dual(),
 }
 
 
@@ -63,7 +63,7 @@ def test_formulas_say_what_the_symmetry_does(network: lmc.Network) -> None:
     moved = g.act(network.params)
     for name, x in network.params.items():
         torch.testing.assert_close(spoken(formula(network.spec, name), g, x), moved[name], msg=name)
-    assert formula(network.spec, "0.q.weight") == "T_{qk.0} ⟨T⁻ᵀ_{heads.0} 0.q.weight⟩ T⁻¹_{r}"
+    assert formula(network.spec, "0.q.weight") == "T_{qk.0} ⟨T^{−T}_{heads.0} 0.q.weight⟩ T^{−1}_{r}"
     assert formula(network.spec, "head.bias") == "head.bias", "no symmetry moves it"
 
 

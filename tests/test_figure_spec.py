@@ -65,7 +65,7 @@ def test_pointing_shows_and_leaving_goes_back(page: Page, figure: Locator) -> No
 
 def test_formula_of_a_parameter(figure: Locator) -> None:
     figure.locator('[data-param="0.proj.weight"]').click()
-    expect(figure.locator(".lmc-formula")).to_have_text("Tr 0.proj.weight T⁻¹ff.0")
+    expect(figure.locator(".lmc-formula")).to_have_text("Tr 0.proj.weight T−1ff.0")
     assert figure.locator(".lmc-formula sub").all_inner_texts() == ["r", "ff.0"]
 
 

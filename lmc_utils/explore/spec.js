@@ -7,7 +7,7 @@ function render({ model, el }) {
 
   const letter = (site) => h("b", { class: "lmc-letter", "aria-hidden": "true" }, sites[site].letter);
   const axis = ([text, site]) => h("span", site ? { ...look(sites[site], "lmc-axis"), "data-axis": site, "data-letter": sites[site].letter } : {}, text);
-  const formula = (text) => text.split(/_\{(.*?)\}/).map((part, i) => (i % 2 ? h("sub", {}, part) : part));
+  const formula = (text) => text.split(/([_^]\{.*?\})/).map((part, i) => (i % 2 ? h(part[0] === "_" ? "sub" : "sup", {}, part.slice(2, -1)) : part));
   const where = ({ within }) => (within ? ` in each of ${within}` : "");
   const button = (kind, name, more, ...content) =>
     h("button", { type: "button", [`data-${kind}`]: name, tabindex: -1, ...more, ...FOCUS }, ...content);

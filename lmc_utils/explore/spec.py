@@ -65,7 +65,7 @@ class SpecFigure(Figure):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         rows = [
-            [name, " ".join(text for text, *_ in p["axes"]), p["shape"], re.sub(r"_\{(.*?)\}", r"[\1]", p["moved"])]
+            [name, " ".join(text for text, *_ in p["axes"]), p["shape"], _plain(p["moved"])]
             for name, p in json.loads(self.state)["params"].items()
         ]
         return ["parameter", "type", "shape", "a symmetry makes it"], rows
@@ -92,6 +92,11 @@ class SpecFigure(Figure):
                     axes.text(x, y, text, bbox=paper, **look)
                     x += advance * len(text)
         return figure
+
+
+def _plain(formula: str) -> str:
+    """A formula as text: ``T^−1[r]``."""
+    return re.sub(r"\^\{(.*?)\}", r"^\1", re.sub(r"_\{(.*?)\}", r"[\1]", formula))
 
 
 def _lines(state: dict[str, Any]) -> Iterator[list[tuple[str, list[Part]]]]:
@@ -178,7 +183,7 @@ def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -
 
 
 def formula(spec: Spec, name: str) -> str:
-    """What a symmetry makes of a parameter, built from its type: ``T_{ff.1} fc1.weight T⁻¹_{ff.0}``.
+    """What a symmetry makes of a parameter, built from its type: ``T_{ff.1} fc1.weight T^{−1}_{ff.0}``.
 
     ``T`` on the left of a plain first axis, its transpose on the right of a plain last one, and the duals where the
     axis has a star. ``⟨ ⟩`` holds the heads, moved; what stands outside happens in each of them.
@@ -193,13 +198,13 @@ def formula(spec: Spec, name: str) -> str:
 
     moved = name
     for axis in outer:
-        moved = f"⟨{factor(axis, 'T', 'T⁻ᵀ')} {moved}⟩"
+        moved = f"⟨{factor(axis, 'T', 'T^{−T}')} {moved}⟩"
     if inner and inner[0].site:
-        moved = f"{factor(inner[0], 'T', 'T⁻ᵀ')} {moved}"
+        moved = f"{factor(inner[0], 'T', 'T^{−T}')} {moved}"
     if len(inner) > 1 and inner[-1].site:
-        moved = f"{moved} {factor(inner[-1], 'Tᵀ', 'T⁻¹')}"
+        moved = f"{moved} {factor(inner[-1], 'T^{T}', 'T^{−1}')}"
     for axis in filter(lambda axis: axis.site, inner[1:-1]):
-        moved = f"{moved}, on axis {axes.index(axis)} {factor(axis, 'T', 'T⁻ᵀ')}"
+        moved = f"{moved}, on axis {axes.index(axis)} {factor(axis, 'T', 'T^{−T}')}"
     return moved
 
 
