@@ -22,7 +22,7 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
-LEARN = {"gpt2": {"steps": 700}, "vit": {"steps": 2000}}
+LEARN = {"gpt2": {"steps": 800}, "vit": {"steps": 2000}}
 STEPS = {"gpt2": (6, 32), "vit": (1, 6)}  # of the test and of the training split each so many is used
 
 

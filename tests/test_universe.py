@@ -120,11 +120,16 @@ def test_learning_lowers_the_loss_of_mixtures_of_three(pairs, name):  # noqa: F8
 def test_learning_two_is_learned_matching(pairs):  # noqa: F811
     a, b, batches = pairs["gpt2"]
     start = [a.spec.identity(), lmc.weight_matching(a, b)]
-    dirichlet = torch.distributions.Dirichlet(torch.full((2,), 1.0, dtype=torch.float64))
+    dirichlet = torch.distributions.Dirichlet(torch.full((2,), 5.0))
+
+    def position() -> float:
+        face = torch.randperm(2)[: torch.randint(2, 3, ())]
+        return dirichlet.sample()[face == 1].item()
+
     many = lmc.learned_universe([a, b], batches, init=start, steps=8)[1][1]
-    pair = lmc.learned_matching(a, b, batches, init=start[1], steps=8, lambdas=lambda: dirichlet.sample()[1].item())
-    assert many.history.loss == pytest.approx(pair.history.loss, abs=1e-12)
-    assert distance(many(b), pair(b)) < 1e-12
+    pair = lmc.learned_matching(a, b, batches, init=start[1], steps=8, lambdas=position)
+    assert many.history.loss == pytest.approx(pair.history.loss, abs=1e-5)
+    assert distance(many(b), pair(b)) < 1e-4
 
 
 def test_mistakes_are_named(pairs, make_mlp, make_batches):  # noqa: F811

@@ -90,7 +90,7 @@ def learned_universe(
     *,
     init: Sequence[Alignment] | None = None,
     allow: str = "invertible",
-    concentration: float = 1.0,
+    concentration: float = 5.0,
     steps: int = 300,
     lr: float = 2e-2,
     batch_size: int | None = None,
@@ -103,10 +103,13 @@ def learned_universe(
 ) -> tuple[Network, list[Alignment]]:
     """The coordinate system in which mixtures of several networks have the least loss, found by gradient descent.
 
-    Learned matching for more than two networks (arXiv 2506.22712, section 4): each step draws the weights of a mixture
-    from a Dirichlet distribution, and Adam moves the maps down the loss of the mixture. The first network stays where
-    ``init`` has it: a map of all networks moves their mixtures alike and changes no loss. (The losses of the networks
-    themselves, which the barrier subtracts, no symmetry changes: they need not be computed.)
+    Learned matching for more than two networks (arXiv 2506.22712, section 4): each step draws two or more of them, a
+    face of the simplex, and the weights of a mixture of these from a Dirichlet distribution; Adam moves the maps down
+    the loss of the mixture. (The paper draws from the whole simplex, with concentration 0.1. The worst mixtures lie in
+    the middle of edges, where such draws are rare.)
+
+    The first network stays where ``init`` has it: a map of all networks moves their mixtures alike and changes no loss.
+    The losses of the networks themselves, which the barrier subtracts, no symmetry changes: they are not computed.
 
     Parameters
     ----------
@@ -117,8 +120,8 @@ def learned_universe(
     init
         Where to start, one alignment a network; by default what :func:`universe_matching` finds.
     concentration
-        All parameters of the Dirichlet distribution. At 1 mixtures are drawn anywhere on the simplex alike. More draws
-        them to the barycentre, which is lower then, while edges are higher; less (0.1 in the paper) to the corners.
+        All parameters of the Dirichlet distribution on the face. The larger, the nearer are draws to its middle; at 1
+        they lie anywhere on it alike, below 1 near its corners.
     allow, steps, lr, batch_size, warmup, augment, patience, seed, checkpoint
         As for :func:`learned_matching`.
     validation
@@ -143,12 +146,17 @@ def learned_universe(
     starts = universe_matching(networks, allow=allow)[1] if init is None else list(init)
     if len(starts) != len(networks):
         raise ValueError(f"{len(networks)} networks need as many alignments in init, not {len(starts)}")
-    dirichlet = torch.distributions.Dirichlet(torch.full((len(networks),), concentration, dtype=torch.float64))
+
+    def sample() -> list[float]:
+        face = torch.randperm(len(networks))[: torch.randint(2, len(networks) + 1, ())]
+        inside = torch.distributions.Dirichlet(torch.full((len(face),), float(concentration))).sample()
+        return torch.zeros(len(networks)).index_put((face,), inside).tolist()
+
     gs = learn(
         networks,
         starts,
         batches,
-        lambda: dirichlet.sample().tolist(),
+        sample,
         {"concentration": concentration},
         allow=allow,
         steps=steps,
