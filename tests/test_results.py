@@ -115,4 +115,8 @@ def test_the_table_of_simplices_belongs_to_the_shipped_end_points():
 def test_three_networks_are_connected(barriers):
     assert simplex("gpt2", "vanilla").barrier > 0.8
     assert simplex("gpt2", "learned").barrier <= 0.01
-    assert simplex("vit", "learned").barrier <= 2 * mean_barrier(barriers, "vit", "learned", "test")
+    pairs = barriers[(barriers.set == "vit") & (barriers.method == "learned") & (barriers.split == "test")]
+    worst = max(
+        barrier(one) for _, one in pairs.groupby("pair")
+    )  # as the supremum over a triangle meets its worst edge
+    assert simplex("vit", "learned").barrier <= 2 * worst
