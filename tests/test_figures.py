@@ -399,23 +399,49 @@ def test_figures_of_the_book(page: Page, troubles: Troubles, path: Path) -> None
 
 # --- live
 
-NOTEBOOK = """\
+CURVES = """\
 import torch
 from lmc_utils.explore import explore
 from lmc_utils.paths import Curve
 lambdas = torch.linspace(0, 1, 11, dtype=torch.float64)
 hill = 4 * lambdas * (1 - lambdas)
 hills = {"vanilla": 1.5 * hill, "weight": 0.5 * hill}
-explore({name: Curve(lambdas, 0.4 + hill, 0.9 - 0.2 * hill) for name, hill in hills.items()})
+figure = explore({name: Curve(lambdas, 0.4 + hill, 0.9 - 0.2 * hill) for name, hill in hills.items()})
+figure
 """
+NETWORKS = """\
+import torch
+import lmc_utils as lmc
+from lmc_utils.networks.mlp import mlp
+networks = []
+for seed in range(3):
+    torch.manual_seed(seed)
+    networks.append(lmc.canonicalize(mlp([6, 5, 5, 3])))
+a, b, c = networks
+inputs = torch.randn(20, 6)
+data = [(inputs, inputs.argmax(-1) // 2)]
+"""
+#: The kinds of figure that are tried live, each in a cell of its own.
+LIVE = {
+    "curves": CURVES,
+    "symmetry": NETWORKS + 'figure = lmc.explore_symmetry(a, "ff.0", inputs, steps=4)\nfigure',
+    "spec": NETWORKS + "figure = lmc.explore_spec(a)\nfigure",
+    "plane": NETWORKS
+    + "lines = {n: lmc.interpolate(a, x, data, points=5) for n, x in (('vanilla', b), ('learned', c))}\n"
+    + "figure = lmc.explore_plane(lmc.interpolate_plane(networks, data, points=9), lines)\nfigure",
+    "simplex": NETWORKS
+    + "figure = lmc.explore_simplex({'vanilla': lmc.interpolate_simplex(networks, data, points=7)})\nfigure",
+}
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """Address of a JupyterLab of its own, with one notebook."""
-    cell = nbformat.v4.new_code_cell(NOTEBOOK)
+    """Address of a JupyterLab of its own, with a notebook for each kind of figure."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), tmp_path / "live.ipynb")
+    for kind, code in LIVE.items():
+        cells = [nbformat.v4.new_code_cell(code)]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, tmp_path / f"{kind}.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -445,28 +471,23 @@ def lab(tmp_path: Path) -> Iterator[str]:
 
 
 def test_live_in_jupyterlab(lab: str, browser: Browser) -> None:
-    with browser.new_context() as context:
+    assert LIVE.keys() == drivers.DRIVERS.keys()
+    with browser.new_context(viewport={"width": 1280, "height": 1000}) as context:
         context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(lab) else route.abort())
         page = context.new_page()
-        page.goto(f"{lab}/lab/tree/live.ipynb?reset")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=30_000)
-        page.wait_for_function(
-            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'",
-            timeout=30_000,
-        )
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        figure = page.locator(".jp-OutputArea .lmc-figure")
-        figure.wait_for(timeout=60_000)
-        assert page.locator("[data-lmc]").count() == 0, "the widget, not the page inside the bundle"
-        slider = figure.locator("input[type=range]")
-        slider.focus()
-        page.keyboard.press("Home")
-        expect(read(figure, "vanilla", "loss")).to_have_text("0.400")
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        expect(read(figure, "vanilla", "loss")).to_have_text("1.90")
-        expect(read(figure, "weight", "excess")).to_have_text("0.500")
-        expect(read(figure, "vanilla", "barrier")).to_have_text("1.50")
-        figure.locator("button[data-method=weight]").click()
-        expect(figure.locator("button[data-method=weight]")).to_have_attribute("aria-pressed", "false")
-        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")  # nothing asks when the page goes
+        for kind, code in LIVE.items():
+            page.goto(f"{lab}/lab/tree/{kind}.ipynb?reset")
+            page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=30_000)
+            page.wait_for_function(
+                "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus"
+                " === 'connected'",
+                timeout=30_000,
+            )
+            page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            figure = page.locator(f'.jp-OutputArea .lmc-figure[data-kind="{kind}"]')
+            figure.wait_for(timeout=60_000)
+            assert page.locator("[data-lmc]").count() == 0, "the widget, not the page inside the bundle"
+            here: dict[str, Any] = {}
+            exec(code, here)  # the same figure, to know what it must say
+            drivers.DRIVERS[kind](page, figure, json.loads(here["figure"].state))
+            page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")  # nothing asks when the page goes
