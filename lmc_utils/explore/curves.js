@@ -224,17 +224,11 @@ function render({ model, el }) {
     if (cardsOf !== set) {
       cardsOf = set;
       cards = set.truth.map((truth, i) => {
-        const parts = { truth, word: h("span"), mark: h("span", { class: "lmc-mark", "aria-hidden": "true" }), bar: h("i"), sure: h("span"), tape: s("path"), spot: s("path", { class: "lmc-spot" }) };
-        const last = set.truth.length - 1 || 1;
-        parts.node = h("li", {},
-          h("span", { class: "lmc-truth" }, set.classes[truth]),
-          h("span", { class: "lmc-image", style: `background-image:url(${set.sprite});background-size:${set.truth.length * 100}% 100%;background-position:${(100 * i) / last}% 0;aspect-ratio:${set.shape[1]}/${set.shape[0]}` }),
-          s("svg", { class: "lmc-tape", viewBox: `0 0 ${n} 6`, preserveAspectRatio: "none", "aria-hidden": "true" }, parts.tape, parts.spot),
-          h("span", { class: "lmc-answer" }, parts.mark, parts.word),
-          h("span", { class: "lmc-sure" }, h("span", { class: "lmc-bar" }, parts.bar), parts.sure));
-        return parts;
+        const tape = s("path"), spot = s("path", { class: "lmc-spot" });
+        const under = s("svg", { class: "lmc-tape", viewBox: `0 0 ${n} 6`, preserveAspectRatio: "none", "aria-hidden": "true" }, tape, spot);
+        return { truth, tape, spot, ...card(set, i, under) };
       });
-      strip.replaceChildren(h("p", {}), h("ul", {}, ...cards.map((card) => card.node)), h("p", { class: "lmc-note" }));
+      strip.replaceChildren(h("p", {}), h("ul", {}, ...cards.map((one) => one.node)), h("p", { class: "lmc-note" }));
     }
     const [heading, list, note] = strip.children;
     list.hidden = note.hidden = !answers;
@@ -242,15 +236,10 @@ function render({ model, el }) {
       answers ? ` answers at λ = ${place(lambdas[at])}: ${cards.filter((c, i) => answers[at][i] === c.truth).length} of ${cards.length} right` : " answers was not kept.");
     if (!answers) return;
     note.textContent = `${set.why} The line under each runs from A to B, thick where the answer is right.`;
-    cards.forEach((card, i) => {
-      const right = answers[at][i] === card.truth;
-      card.node.classList.toggle("lmc-wrong", !right);
-      card.mark.textContent = right ? "✓" : "✗";
-      card.word.textContent = set.classes[answers[at][i]];
-      card.bar.style.width = `${100 * sure[at][i]}%`;
-      card.sure.textContent = `${Math.round(100 * sure[at][i])} %`;
-      card.tape.setAttribute("d", lambdas.map((_, k) => (answers[k][i] === card.truth ? `M${k} 1h1v4h-1z` : `M${k} 2.7h1v.6h-1z`)).join(""));
-      card.spot.setAttribute("d", `M${at} 0h1v6h-1z`);
+    cards.forEach((one, i) => {
+      one.fill(answers[at][i], sure[at][i]);
+      one.tape.setAttribute("d", lambdas.map((_, k) => (answers[k][i] === one.truth ? `M${k} 1h1v4h-1z` : `M${k} 2.7h1v.6h-1z`)).join(""));
+      one.spot.setAttribute("d", `M${at} 0h1v6h-1z`);
     });
   }
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, show
+from ..style import styles
+from .figure import Figure, digits, quiet, show
 from .strip import pictures, writings
 
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ class Curves(Figure):
         for axes, name in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy")):
             axes.set_title(f"{split} {name}".strip(), fontsize=10, loc="left", parse_math=False)
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["A", "0.25", "λ = 0.5", "0.75", "B"])
-            axes.tick_params(colors=MUTED, length=0)
-            axes.grid(axis="y", color=GRID, linewidth=0.6)
-            axes.spines[:].set_visible(False)
+            quiet(axes)
         if state["title"]:
             figure.suptitle(state["title"], fontsize=11, parse_math=False)
         return figure

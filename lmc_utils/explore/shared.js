@@ -219,3 +219,23 @@ const placeLabels = (labels, others, taken, room, height) => {
     return best;
   });
 };
+
+// One image of a strip: its node, and how to fill in an answer to it. `between` stands under the image.
+const card = ({ truth, classes, sprite, shape }, i, ...between) => {
+  const word = h("span"), mark = h("span", { class: "lmc-mark", "aria-hidden": "true" }), bar = h("i"), sure = h("span"), last = truth.length - 1 || 1;
+  const node = h("li", {},
+    h("span", { class: "lmc-truth" }, classes[truth[i]]),
+    h("span", { class: "lmc-image", style: `background-image:url(${sprite});background-size:${truth.length * 100}% 100%;background-position:${(100 * i) / last}% 0;aspect-ratio:${shape[1]}/${shape[0]}` }),
+    ...between,
+    h("span", { class: "lmc-answer" }, mark, word),
+    h("span", { class: "lmc-sure" }, h("span", { class: "lmc-bar" }, bar), sure));
+  const fill = (answer, probability) => {
+    const right = answer === truth[i];
+    node.classList.toggle("lmc-wrong", !right);
+    mark.textContent = right ? "✓" : "✗";
+    word.textContent = classes[answer];
+    bar.style.width = `${100 * probability}%`;
+    sure.textContent = `${Math.round(100 * probability)} %`;
+  };
+  return { node, fill };
+};

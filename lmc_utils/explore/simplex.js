@@ -112,15 +112,12 @@ function render({ model, el }) {
     });
     strip.hidden = !answers;
     if (!answers) return;
-    const { truth, classes, sprite, shape, why } = images[split], right = truth.map((one, i) => answers[at][i] === one), count = right.length;
+    const set = images[split], cards = set.truth.map((_, i) => card(set, i)), right = set.truth.filter((one, i) => answers[at][i] === one);
+    cards.forEach(({ fill }, i) => fill(answers[at][i], sure[at][i]));
     strip.replaceChildren(
-      h("p", {}, "What ", h("b", { class: "lmc-method" }, methods[chosen].name), ` answers there: ${right.filter(Boolean).length} of ${count} right`),
-      h("ul", {}, ...truth.map((one, i) => h("li", right[i] ? {} : { class: "lmc-wrong" },
-        h("span", { class: "lmc-truth" }, classes[one]),
-        h("span", { class: "lmc-image", style: `background-image:url(${sprite});background-size:${count * 100}% 100%;background-position:${(100 * i) / (count - 1 || 1)}% 0;aspect-ratio:${shape[1]}/${shape[0]}` }),
-        h("span", { class: "lmc-answer" }, h("span", { class: "lmc-mark", "aria-hidden": "true" }, right[i] ? "✓" : "✗"), classes[answers[at][i]]),
-        h("span", { class: "lmc-sure" }, h("span", { class: "lmc-bar" }, h("i", { style: `width:${100 * sure[at][i]}%` })), h("span", {}, `${Math.round(100 * sure[at][i])} %`))))),
-      h("p", { class: "lmc-note" }, why));
+      h("p", {}, "What ", h("b", { class: "lmc-method" }, methods[chosen].name), ` answers there: ${right.length} of ${cards.length} right`),
+      h("ul", {}, ...cards.map(({ node }) => node)),
+      h("p", { class: "lmc-note" }, set.why));
   }
 
   const watch = new ResizeObserver(draw);

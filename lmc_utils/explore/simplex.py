@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..simplex import draw_triangle, triangle
-from ..style import GRID, MUTED, styles
-from .figure import Figure, digits, show
+from ..style import styles
+from .figure import Figure, digits, quiet, show
 from .strip import IMAGES, pictures
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ class Triangle(Figure):
             profile.plot([one["loss"][i] for i in around], **look)
         profile.set_xticks([0, n, 2 * n, 3 * n], [*NAMES, NAMES[0]])
         profile.set_title(f"{state['splits'][0]} loss around the triangle (nats)".strip(), fontsize=10, loc="left")
-        profile.tick_params(colors=MUTED, length=0)
-        profile.grid(axis="y", color=GRID, linewidth=0.6)
-        profile.spines[:].set_visible(False)
+        quiet(profile)
         if state["title"]:
             figure.suptitle(state["title"], fontsize=11, parse_math=False)
         return figure
