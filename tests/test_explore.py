@@ -273,8 +273,8 @@ def curve_with(field: str, value: float) -> Curve:
 @pytest.mark.parametrize(
     ("curves", "error", "message"),
     [
-        ({}, ValueError, "at least one curve"),
-        ({"vanilla": {}}, ValueError, "'vanilla' comes without a curve"),
+        ({}, ValueError, "at least one Curve"),
+        ({"vanilla": {}}, ValueError, "'vanilla' comes without a Curve"),
         ({"vanilla": [1, 2]}, TypeError, "'vanilla': expected a Curve.*got list"),
         ({"a": make_curve(1), "b": make_curve(1, points=11)}, ValueError, "'b' has 11 points, 'a' 25"),
         ({"a": dict.fromkeys(("x", "y"), make_curve(1)), "b": {"x": make_curve(1)}}, ValueError, "has x, but not 'y'"),

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..paths import Curve
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .strip import pictures, writings
+from .methods import by_split, check_finite, labelled
+from .strip import answers, pictures, writings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
-
-    from ..paths import Curve
 
 CAPTION = (
     "Drag the marker, or use the arrow keys, to walk from network A to network B and watch how far each method’s loss "
@@ -144,7 +144,7 @@ def explore(
     TypeError
         If something is not a curve.
     """
-    rows = _by_split(curves)
+    rows = by_split(curves, Curve, "lmc.interpolate")
     splits = list(next(iter(rows.values())))
     lambdas = _check(rows)
     images: list[dict[str, Any] | None] = []
@@ -183,52 +183,24 @@ def explore(
     )
 
 
-def _by_split(curves: Mapping[str, Curve | Mapping[str, Curve]]) -> dict[str, dict[str, Curve]]:
-    """Every method with the same splits in the same order; one split without a name where there are none."""
-    if not curves:
-        raise ValueError('explore needs at least one curve: explore({"vanilla": curve})')
-    rows = {name: value if isinstance(value, Mapping) else {"": value} for name, value in curves.items()}
-    union = list(dict.fromkeys(split for row in rows.values() for split in row))
-    if not union:
-        raise ValueError(f"method {next(iter(rows))!r} comes without a curve")
-    for name, row in rows.items():
-        if missing := [split for split in union if split not in row]:
-            has = ", ".join(filter(None, row)) or "one curve without a split"
-            need = ", ".join(map(repr, missing)) if "" not in missing else "the single curve that other methods have"
-            raise ValueError(f"every method needs the same splits: {name!r} has {has}, but not {need}")
-        for curve in row.values():
-            if not all(hasattr(curve, attribute) for attribute in ("lambdas", "loss", "accuracy", "examples")):
-                raise TypeError(f"method {name!r}: expected a Curve (from lmc.interpolate), got {type(curve).__name__}")
-    return {name: {split: row[split] for split in union} for name, row in rows.items()}
-
-
 def _check(rows: dict[str, dict[str, Curve]]) -> Tensor:
     """The grid that all curves share; every value must be a number."""
     grid, first = None, ""
-    for name, row in rows.items():
-        for split, curve in row.items():
-            label = f"{name!r} on {split!r}" if split else repr(name)
-            if grid is None:
-                grid, first = curve.lambdas, label
-            if curve.lambdas.shape != grid.shape or not torch.allclose(curve.lambdas, grid):
-                raise ValueError(
-                    f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, "
-                    f"{first} {len(grid)} (or they lie elsewhere); interpolate all with the same points"
-                )
-            for field in ("loss", "accuracy"):
-                bad = (~getattr(curve, field).isfinite()).nonzero()
-                if len(bad):
-                    raise ValueError(f"the {field} of {label} is not finite at lambda = {grid[bad[0, 0]].item():.3g}")
+    for label, curve in labelled(rows):
+        if grid is None:
+            grid, first = curve.lambdas, label
+        if curve.lambdas.shape != grid.shape or not torch.allclose(curve.lambdas, grid):
+            raise ValueError(
+                f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, "
+                f"{first} {len(grid)} (or they lie elsewhere); interpolate all with the same points"
+            )
+    check_finite(rows, lambda i: f"lambda = {grid[i].item():.3g}")
     return grid
 
 
 def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:
-    """One curve for the state, with its answers to the chosen examples: the class and its probability, by point."""
+    """One curve for the state, with its answers to the chosen examples."""
     plain = {field: digits(getattr(curve, field)) for field in ("loss", "excess", "accuracy")}
     for field in ("barrier", "barrier_at", "accuracy_barrier"):
         (plain[field],) = digits([getattr(curve, field)])
-    if chosen is not None and curve.examples is not None:
-        probability, answer = curve.examples.probabilities[:, chosen].max(-1)
-        plain["answers"] = answer.tolist()
-        plain["sure"] = [[round(p, 3) for p in point] for point in probability.tolist()]
-    return plain
+    return plain | answers(curve.examples, chosen)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..simplex import draw_triangle, triangle
+from ..simplex import Simplex, draw_triangle, triangle
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .strip import IMAGES, pictures
+from .methods import by_split, check_finite, labelled
+from .strip import IMAGES, answers, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
     from ..paths import Examples
-    from ..simplex import Simplex
 
 CAPTION = (
     "Drag the point, or move it with the arrow keys, through the mixtures of the three networks, and switch methods: "
@@ -126,7 +126,7 @@ def explore_simplex(
     TypeError
         If something is not a simplex.
     """
-    rows = {name: value if isinstance(value, Mapping) else {"": value} for name, value in simplices.items()}
+    rows = by_split(simplices, Simplex, "lmc.interpolate_simplex")
     weights, n = _check(rows)
     splits = list(next(iter(rows.values())))
     levels = [_levels([row[split].loss for row in rows.values()]) for split in splits]
@@ -162,26 +162,13 @@ def explore_simplex(
 
 def _check(rows: Mapping[str, Mapping[str, Simplex]]) -> tuple[Tensor, int]:
     """The mixtures that all simplices share, and into how many parts they divide an edge."""
-    if not rows or not next(iter(rows.values())):
-        raise ValueError('explore_simplex needs at least one simplex: explore_simplex({"vanilla": simplex})')
-    splits, weights = list(next(iter(rows.values()))), None
-    for name, row in rows.items():
-        if list(row) != splits:
-            raise ValueError(f"every method needs the same splits: {name!r} has {list(row)}, not {splits}")
-        for split, simplex in row.items():
-            label = f"{name!r} on {split!r}" if split else repr(name)
-            if not hasattr(simplex, "weights"):
-                found = type(simplex).__name__
-                raise TypeError(f"{label}: expected a Simplex (from lmc.interpolate_simplex), got {found}")
-            if weights is None:
-                weights = simplex.weights
-            if simplex.weights.shape != weights.shape or not torch.allclose(simplex.weights, weights):
-                raise ValueError(f"the simplices must share one grid of mixtures, but that of {label} is another")
-            for field in ("loss", "accuracy"):
-                bad = (~getattr(simplex, field).isfinite()).nonzero()
-                if len(bad):
-                    at = [round(w, 3) for w in weights[bad[0, 0]].tolist()]
-                    raise ValueError(f"the {field} of {label} is not finite at the mixture {at}")
+    weights = None
+    for label, simplex in labelled(rows):
+        if weights is None:
+            weights = simplex.weights
+        if simplex.weights.shape != weights.shape or not torch.allclose(simplex.weights, weights):
+            raise ValueError(f"the simplices must share one grid of mixtures, but that of {label} is another")
+    check_finite(rows, lambda i: f"the mixture {[round(w, 3) for w in weights[i].tolist()]}")
     if weights.shape[1] != 3:
         raise ValueError(f"a triangle shows mixtures of three networks, but these are of {weights.shape[1]}")
     n = int((2 * len(weights)) ** 0.5) - 1
@@ -216,17 +203,13 @@ def _recognised(examples: Mapping[str, Examples | None], weights: Tensor) -> dic
 
 
 def _plain(simplex: Simplex, levels: list[float], examples: Examples | None, chosen: Tensor | None) -> dict[str, Any]:
-    """One simplex for the state, with its answers to the chosen examples: the class and its probability, by point."""
+    """One simplex for the state, with its answers to the chosen examples."""
     plain: dict[str, Any] = {field: digits(getattr(simplex, field)) for field in FIELDS}
     for field in ("barrier", "barycentre", "accuracy_barrier"):
         (plain[field],) = digits([getattr(simplex, field)])
     plain["at"] = int(simplex.excess.argmax())
     plain["regions"] = [_above(simplex, level) for level in levels[1:-1]]
-    if examples is not None and chosen is not None:
-        probability, answer = examples.probabilities[:, chosen].max(-1)
-        plain["answers"] = answer.tolist()
-        plain["sure"] = [[round(p, 2) for p in point] for point in probability.tolist()]
-    return plain
+    return plain | answers(examples, chosen)
 
 
 def _above(simplex: Simplex, level: float) -> str:

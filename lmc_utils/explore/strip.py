@@ -78,6 +78,14 @@ def _pick(probabilities: Iterable[Tensor], targets: Tensor) -> tuple[Tensor, boo
     return chosen, bool(right[chosen].all())
 
 
+def answers(examples: Examples | None, chosen: Tensor | None) -> dict[str, Any]:
+    """What was answered to the chosen examples, by point: the class and its probability; nothing without examples."""
+    if examples is None or chosen is None:
+        return {}
+    probability, answer = examples.probabilities[:, chosen].max(-1)
+    return {"answers": answer.tolist(), "sure": [[round(p, 3) for p in point] for point in probability.tolist()]}
+
+
 def writings(rows: dict[str, dict[str, Curve]]) -> dict[str, Any] | None:
     """What each method's networks write, and how much each token surprises its writer; None if no curve has texts."""
     found = {name: next((c.texts for c in row.values() if c.texts), None) for name, row in rows.items()}

@@ -1,0 +1,59 @@
+"""What figures that compare methods share: every method on the same splits of the data, and values that are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def by_split(given: Mapping[str, T | Mapping[str, T]], kind: type[T], source: str) -> dict[str, dict[str, T]]:
+    """Every method with the same splits in the same order; one split without a name where there are none.
+
+    Parameters
+    ----------
+    given
+        What was measured for each method, or for each of its splits.
+    kind, source
+        What each of them must be, and where such things come from, for the error.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing, or a split is missing.
+    TypeError
+        If something is not of this kind.
+    """
+    what = kind.__name__
+    if not given:
+        raise ValueError(f'at least one {what} is needed, from {source}: {{"vanilla": ...}}')
+    rows = {name: value if isinstance(value, Mapping) else {"": value} for name, value in given.items()}
+    union = list(dict.fromkeys(split for row in rows.values() for split in row))
+    if not union:
+        raise ValueError(f"method {next(iter(rows))!r} comes without a {what}: at least one is needed")
+    for name, row in rows.items():
+        if missing := [split for split in union if split not in row]:
+            has = ", ".join(filter(None, row)) or f"one {what} without a split"
+            need = ", ".join(map(repr, missing)) if "" not in missing else f"the single {what} that other methods have"
+            raise ValueError(f"every method needs the same splits: {name!r} has {has}, but not {need}")
+        for value in row.values():
+            if not isinstance(value, kind):
+                raise TypeError(f"method {name!r}: expected a {what} (from {source}), got {type(value).__name__}")
+    return {name: {split: row[split] for split in union} for name, row in rows.items()}
+
+
+def labelled(rows: Mapping[str, Mapping[str, T]]) -> Iterator[tuple[str, T]]:
+    """Everything, with the words by which an error calls it."""
+    for name, row in rows.items():
+        for split, value in row.items():
+            yield (f"{name!r} on {split!r}" if split else repr(name)), value
+
+
+def check_finite(rows: Mapping[str, Mapping[str, T]], where: Callable[[int], str]) -> None:
+    """Raise a ValueError that says where the first loss or accuracy is NaN or infinite."""
+    for label, value in labelled(rows):
+        for field in ("loss", "accuracy"):
+            bad = (~getattr(value, field).isfinite()).nonzero()
+            if len(bad):
+                raise ValueError(f"the {field} of {label} is not finite at {where(int(bad[0, 0]))}")
