@@ -72,6 +72,14 @@ PRESETS: dict[str, Preset] = {
     "vit-overfit": Preset("vit", VIT, VIT_RECIPE | {"epochs": 20}, "fashion-mnist"),
     # 411,000 tokens, as many as Tiny Shakespeare has, so the end points are overfit, as the paper's are
     "gpt2": Preset("gpt2", GPT2, GPT2_RECIPE, "shakespeare", samples=3212),
+    # the same text for longer: what it costs to average them is less on all splits
+    "gpt2-dropout": Preset(
+        "gpt2",
+        GPT2 | {"resid_pdrop": 0.4, "embd_pdrop": 0.4},
+        GPT2_RECIPE | {"epochs": 7},
+        "shakespeare",
+        samples=3212,
+    ),
 }
 # Narrower ones: a quarter, a half and three quarters of the width, and a half with heads half as many and as wide as
 # those of the full network
@@ -184,7 +192,8 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
         ``"mlp"``: 784-256-256-256-10 ReLU, trained on the shipped Fashion-MNIST. ``"vit"``: two layers, width 64,
         global average pooling, trained on all of Fashion-MNIST; ``"vit-token"``: the same with a class token;
         ``"vit-overfit"``: the same as ``"vit"``, trained long on the shipped part only. ``"gpt2"``: four layers,
-        width 128, trained on 411,000 tokens of Shakespeare's plays; ``"gpt2-32"``, ``"gpt2-64"``, ``"gpt2-96"``:
+        width 128, trained on 411,000 tokens of Shakespeare's plays; ``"gpt2-dropout"``: the same for longer and with
+        more dropout, easier to connect; ``"gpt2-32"``, ``"gpt2-64"``, ``"gpt2-96"``:
         narrower ones, and ``"gpt2-64-heads2"`` with two heads instead of four. How they were made:
         :data:`lmc_utils.endpoints.PRESETS`.
     seed
