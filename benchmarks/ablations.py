@@ -1,6 +1,6 @@
-"""Learned matching on the shipped GPT-2s, one thing changed at a time.
+"""Learned matching on both sets of shipped GPT-2s, one thing changed at a time.
 
-    python benchmarks/ablations.py run --out WORK     # every pair not in WORK yet; half an hour on two cores
+    python benchmarks/ablations.py run --out WORK     # every pair not in WORK yet; an hour on two cores
     python benchmarks/ablations.py table --out WORK   # lmc_utils/assets/results/ablations.csv
 
 Barriers are measured at 5 lambdas on every eighth window of the test split, and on as many of the training split.
@@ -42,21 +42,22 @@ def every(batches: Batches, n: int) -> Batches:
     return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
 
 
-def ablate(pair: tuple[int, int]) -> list[dict]:
+def ablate(name: str, pair: tuple[int, int]) -> list[dict]:
     """One row for each ablation of one pair."""
     data = lmc.load_data("shakespeare", batch_size=50)
-    train = data.train.take(PRESETS["gpt2"].samples)
+    train = data.train.take(PRESETS[name].samples)
     splits = {"test": every(data.test, 8), "train": every(train, 32)}
-    a, b = (lmc.canonicalize(lmc.load_endpoint("gpt2", seed)) for seed in pair)
+    a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
     rows = []
-    for name, arguments in ABLATIONS.items():
+    for ablation, arguments in ABLATIONS.items():
         arguments = {"steps": STEPS} | arguments
         allow = arguments.get("allow", "invertible")
         known = arguments.pop("init", None)
         start = lmc.weight_matching(a, b, allow=allow) if known is None else a.spec.restrict(allow).identity()
         began = time.process_time()
         g = lmc.learned_matching(a, b, train, init=start, **arguments)
-        row = {"ablation": name, "pair": f"{pair[0]}-{pair[1]}", "seconds": time.process_time() - began}
+        seconds = time.process_time() - began
+        row = {"set": name, "ablation": ablation, "pair": f"{pair[0]}-{pair[1]}", "seconds": seconds}
         merge = arguments.get("merge", lmc.merge)
         for split, batches in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=5, merge=merge, ends=(a, b))
@@ -67,5 +68,6 @@ def ablate(pair: tuple[int, int]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    pairs = {"{}-{}".format(*pair): pair for pair in combinations(lmc.list_endpoints()["gpt2"], 2)}
-    command(__doc__, "ablations", pairs, lambda name, _: ablate(pairs[name]))
+    shipped = {name: lmc.list_endpoints()[name] for name in ("gpt2", "gpt2-dropout")}
+    jobs = {f"{name}-{i}-{j}": (name, (i, j)) for name, seeds in shipped.items() for i, j in combinations(seeds, 2)}
+    command(__doc__, "ablations", jobs, lambda case, _: ablate(*jobs[case]))

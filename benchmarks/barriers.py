@@ -3,7 +3,7 @@
     python benchmarks/barriers.py run --out WORK [--cases gpt2-0-1 ...]
     python benchmarks/barriers.py table --out WORK     # lmc_utils/assets/results/barriers.csv
 
-Each pair that is not in WORK yet is computed; two hours on one core (run cases side by side). The
+Each pair that is not in WORK yet is computed; three hours on one core (run cases side by side). The
 table holds whole curves, one row a lambda, so that every barrier in the book can be computed from it again: 25 lambdas
 on the full test split; 7 on a part of the other splits, and of the test split with one temperature a network (split
 "calibrated").
@@ -19,11 +19,12 @@ from results import command
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.endpoints import PRESETS
+from lmc_utils.endpoints import PRESETS, augmentation
 
 LEARN = {
     "gpt2": {"steps": 500},
-    "vit": {"steps": 1000},
+    "gpt2-dropout": {"steps": 500},
+    "vit": {"steps": 1000, "batch_size": 256},
 }
 
 
@@ -59,9 +60,10 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     splits |= {"train": (thin(learning.train), 7, False)}
     if data.validation:
         splits["validation"] = thin(data.validation), 7, False
+    learn = LEARN[name] | {"augment": preset.augment and augmentation(preset.augment, data)}
     a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
     rows = []
-    for method, (g, seconds) in alignments(a, b, learning, LEARN[name]).items():
+    for method, (g, seconds) in alignments(a, b, learning, learn).items():
         for split, (batches, points, calibrate) in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=points, calibrate=calibrate)
             loss = curve.calibrated if calibrate else curve.loss
