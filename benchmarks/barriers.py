@@ -66,11 +66,11 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     for method, (g, seconds) in alignments(a, b, learning, learn).items():
         for split, (batches, points, calibrate) in splits.items():
             curve = lmc.interpolate(a, g(b), batches, points=points, calibrate=calibrate)
-            loss = curve.calibrated if calibrate else curve.loss
+            loss, barrier = (curve.calibrated, curve.calibrated_barrier) if calibrate else (curve.loss, curve.barrier)
             for lam, nats, accuracy in zip(curve.lambdas.tolist(), loss.tolist(), curve.accuracy.tolist(), strict=True):
                 rows.append({"set": name, "pair": f"{pair[0]}-{pair[1]}", "method": method, "split": split,
                              "seconds": seconds, "lambda": lam, "loss": nats, "accuracy": accuracy})  # fmt: skip
-            print(name, pair, method, split, f"{curve.barrier:.4f} nats, {seconds:.1f} s", flush=True)
+            print(name, pair, method, split, f"{barrier:.4f} nats, {seconds:.1f} s", flush=True)
     return rows
 
 

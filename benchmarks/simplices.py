@@ -1,6 +1,6 @@
-"""The loss over the triangle between the three shipped GPT-2s, and between the three ViTs, by every method.
+"""The loss over the triangle between three shipped GPT-2s, of either set, and between three ViTs, by every method.
 
-    python benchmarks/simplices.py run --out WORK [--cases gpt2 ...]   # 8 minutes on one core
+    python benchmarks/simplices.py run --out WORK [--cases gpt2 ...]   # 20 minutes on one core
     python benchmarks/simplices.py table --out WORK                   # lmc_utils/assets/results/simplices.csv
 
 One row a mixture, so that every number of the book can be computed from the table again: 28 mixtures for every method.
@@ -22,8 +22,9 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
-LEARN = {"gpt2": {"steps": 2000}, "vit": {"steps": 4000}}
-STEPS = {"gpt2": (6, 32), "vit": (1, 6)}  # of the test and of the training split each so many is used
+LEARN = {"gpt2": {"steps": 2000}, "gpt2-dropout": {"steps": 2000}, "vit": {"steps": 4000, "batch_size": 256}}
+# of the test and of the training split one sample in so many is used
+STEPS = {"gpt2": (6, 32), "gpt2-dropout": (6, 32), "vit": (1, 6)}
 
 
 def every(batches: Batches, n: int) -> Batches:
