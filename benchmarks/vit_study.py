@@ -39,7 +39,6 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
     "pooling, dropout .2": ("vit", dropout(0.2), {}, "flip"),
     "pooling, dropout .2, 8 epochs": ("vit", dropout(0.2), {"epochs": 8}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
-    "class token": ("vit-token", {}, {}, "flip"),
     "class token, dropout .2, 8 epochs": ("vit-token", dropout(0.2), {"epochs": 8}, "flip"),
 }
 ENSEMBLE = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
