@@ -72,9 +72,10 @@ def test_dropout_brings_gpt2s_closer_by_weights_and_in_a_hundred_steps(barriers)
     assert ablations.get_group("gpt2-dropout").mean() <= 0.01 < ablations.get_group("gpt2").mean()
 
 
-def test_well_fitted_vision_transformers_are_connected(barriers):
-    measures = {split: mean_barrier(barriers, "vit", "learned", split) for split in ("test", "calibrated", "train")}
-    rows = barriers[(barriers.set == "vit") & (barriers.method == "learned") & (barriers.split == "test")].copy()
+@pytest.mark.parametrize("name", ["vit", "gpt2-dropout"])
+def test_end_points_with_dropout_are_connected_by_all_four_measures(barriers, name):
+    measures = {split: mean_barrier(barriers, name, "learned", split) for split in ("test", "calibrated", "train")}
+    rows = barriers[(barriers.set == name) & (barriers.method == "learned") & (barriers.split == "test")].copy()
     rows["error"] = 1 - rows.accuracy
     measures["accuracy"] = sum(barrier(one, "error") for _, one in rows.groupby("pair")) / 3
     assert all(value <= 0.01 for value in measures.values()), measures
@@ -121,7 +122,8 @@ def test_the_table_of_simplices_belongs_to_the_shipped_end_points():
 
 def test_three_networks_are_connected(barriers):
     assert simplex("gpt2", "vanilla").barrier > 0.8
-    assert simplex("gpt2", "learned").barrier <= 0.01
+    for name, split in (("gpt2", "test"), ("gpt2-dropout", "test"), ("gpt2-dropout", "train")):
+        assert simplex(name, "learned", split).barrier <= 0.01
     pairs = barriers[(barriers.set == "vit") & (barriers.method == "learned") & (barriers.split == "test")]
     worst = max(
         barrier(one) for _, one in pairs.groupby("pair")
