@@ -9,13 +9,10 @@ Barriers are measured at 5 lambdas on every eighth window of the test split, and
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from itertools import combinations
 
-from results import command
+from results import command, every, pairs
 
 import lmc_utils as lmc
-from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS
 
 STEPS = 100
@@ -36,10 +33,6 @@ ABLATIONS = {  # arguments of learned_matching
     "circuits averaged": {"merge": lmc.merge_circuits, "sites": ["r"]},
     "soft permutations": {"soft": True},
 }
-
-
-def every(batches: Batches, n: int) -> Batches:
-    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
 
 
 def ablate(name: str, pair: tuple[int, int]) -> list[dict]:
@@ -68,6 +61,5 @@ def ablate(name: str, pair: tuple[int, int]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    shipped = {name: lmc.list_endpoints()[name] for name in ("gpt2", "gpt2-dropout")}
-    jobs = {f"{name}-{i}-{j}": (name, (i, j)) for name, seeds in shipped.items() for i, j in combinations(seeds, 2)}
+    jobs = pairs("gpt2", "gpt2-dropout")
     command(__doc__, "ablations", jobs, lambda case, _: ablate(*jobs[case]))

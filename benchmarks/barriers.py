@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from itertools import combinations
 
-from results import command
+from results import command, every, pairs
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -30,8 +29,7 @@ LEARN = {
 
 def thin(batches: Batches) -> Batches:
     """A part of a large split, evenly spread over it."""
-    n = -(-len(batches.inputs) // (4000 if batches.inputs.is_floating_point() else 250))
-    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
+    return every(batches, -(-len(batches.inputs) // (4000 if batches.inputs.is_floating_point() else 250)))
 
 
 def alignments(a: lmc.Network, b: lmc.Network, data: lmc.data.Data, learn: dict) -> dict[str, tuple]:
@@ -75,6 +73,5 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    shipped = {name: lmc.list_endpoints()[name] for name in LEARN}
-    jobs = {f"{name}-{i}-{j}": (name, (i, j)) for name, seeds in shipped.items() for i, j in combinations(seeds, 2)}
+    jobs = pairs(*LEARN)
     command(__doc__, "barriers", jobs, lambda case, _: curves(*jobs[case]))

@@ -7,10 +7,24 @@ import csv
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+import lmc_utils as lmc
 from lmc_utils.assets.make_data import update_checksums
-from lmc_utils.data import ASSETS
+from lmc_utils.data import ASSETS, Batches
+
+
+def pairs(*names: str) -> dict[str, tuple[str, tuple[int, int]]]:
+    """All pairs of seeds of some sets of shipped end points: name of the case to set and seeds."""
+    shipped = lmc.list_endpoints()
+    return {f"{name}-{i}-{j}": (name, (i, j)) for name in names for i, j in combinations(shipped[name], 2)}
+
+
+def every(batches: Batches, n: int) -> Batches:
+    """One sample in n of a split, evenly spread over it."""
+    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
 
 
 def command(

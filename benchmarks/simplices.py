@@ -13,10 +13,9 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
-from results import command
+from results import command, every
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -24,11 +23,7 @@ from lmc_utils.endpoints import PRESETS, augmentation
 
 LEARN = {"gpt2": {"steps": 2000}, "gpt2-dropout": {"steps": 2000}, "vit": {"steps": 4000, "batch_size": 256}}
 # of the test and of the training split one sample in so many is used
-STEPS = {"gpt2": (6, 32), "gpt2-dropout": (6, 32), "vit": (1, 6)}
-
-
-def every(batches: Batches, n: int) -> Batches:
-    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
+STEPS = {"gpt2": (6, 32), "vit": (1, 6)}
 
 
 def moved(networks: list[lmc.Network], train: Batches, **learn: object) -> Iterator[tuple[str, list[lmc.Network]]]:
@@ -47,7 +42,7 @@ def simplices(name: str, _: Namespace) -> list[dict]:
     preset = PRESETS[name]
     data = lmc.load_data(preset.data, batch_size=50)
     train = data.train.take(preset.samples or len(data.train.inputs))
-    test_step, train_step = STEPS[name]
+    test_step, train_step = STEPS[preset.architecture]
     learn = LEARN[name] | {"augment": preset.augment and augmentation(preset.augment, data)}
     networks = [lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in lmc.list_endpoints()[name]]
     rows, start = [], time.process_time()

@@ -12,9 +12,8 @@ training split.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
-from results import command
+from results import command, every
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -25,8 +24,7 @@ STEPS, POINTS, WINDOWS = 300, 7, 200
 
 def thin(batches: Batches) -> Batches:
     """About ``WINDOWS`` windows of a split, evenly spread over it."""
-    n = -(-len(batches.inputs) // WINDOWS)
-    return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
+    return every(batches, -(-len(batches.inputs) // WINDOWS))
 
 
 def curves(narrow: str, seed: int, other: int) -> list[dict]:
