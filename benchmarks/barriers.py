@@ -1,4 +1,4 @@
-"""The barriers of the shipped GPT-2s and ViTs by every method, on every split: the book's main table.
+"""The barriers of the shipped MLPs, ViTs and GPT-2s by every method, on every split: the book's main table.
 
     python benchmarks/barriers.py run --out WORK [--cases gpt2-0-1 ...]
     python benchmarks/barriers.py table --out WORK     # lmc_utils/assets/results/barriers.csv
@@ -20,11 +20,9 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
-LEARN = {
-    "gpt2": {"steps": 500},
-    "gpt2-dropout": {"steps": 500},
-    "vit": {"steps": 1000, "batch_size": 256},
-}
+IMAGES = {"steps": 1000, "batch_size": 256}
+LEARN = {"gpt2": {"steps": 500}, "gpt2-dropout": {"steps": 500}, "vit": IMAGES, "vit-token": IMAGES}
+LEARN |= {"vit-overfit": IMAGES, "mlp": IMAGES}
 
 
 def thin(batches: Batches) -> Batches:

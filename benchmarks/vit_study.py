@@ -39,19 +39,22 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
     "pooling, dropout .2": ("vit", dropout(0.2), {}, "flip"),
     "pooling, dropout .2, 8 epochs": ("vit", dropout(0.2), {"epochs": 8}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
+    "pooling, crops, 16 epochs": ("vit", {}, {"epochs": 16}, "crop"),
     "class token, dropout .2, 8 epochs": ("vit-token", dropout(0.2), {"epochs": 8}, "flip"),
 }
 ENSEMBLE = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
 SHIPPED = "pooling, dropout .2, 8 epochs"
+TOKEN = "class token, dropout .2, 8 epochs"
+LARGE = {"steps": 2000, "batch_size": 256}
 MATCHINGS = {  # name: end points, which images matching sees and how they change, arguments of learned_matching
     **{name: (name, "shipped", None, {"steps": 600}) for name in END_POINTS},
     "pooling, dropout .1, 2000 steps, ensemble": ("pooling, dropout .1", "shipped", None, ENSEMBLE),
     f"{SHIPPED}, 2000 steps": (SHIPPED, "shipped", "flip", {"steps": 2000}),
     f"{SHIPPED}, 2000 steps, crops": (SHIPPED, "shipped", "crop", {"steps": 2000}),
     f"{SHIPPED}, 2000 steps, 60,000 images": (SHIPPED, "all", "flip", {"steps": 2000}),
-    "class token, dropout .2, 8 epochs, 2000 steps, 60,000 images": (
-        "class token, dropout .2, 8 epochs", "all", "flip", {"steps": 2000}
-    ),
+    f"{SHIPPED}, 2000 steps of 256, 60,000 images": (SHIPPED, "all", "flip", LARGE),
+    f"{TOKEN}, 2000 steps, 60,000 images": (TOKEN, "all", "flip", {"steps": 2000}),
+    f"{TOKEN}, 2000 steps of 256, 60,000 images": (TOKEN, "all", "flip", LARGE),
 }  # fmt: skip
 
 
