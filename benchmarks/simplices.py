@@ -1,6 +1,6 @@
 """The loss over the triangle between the three networks of each set of shipped end points, by every method.
 
-    python benchmarks/simplices.py run --data FOLDER --out WORK [--cases gpt2 ...]   # an hour and a half on one core
+    python benchmarks/simplices.py run --data FOLDER --out WORK [--cases gpt2 ...]   # 70 minutes on one core
     python benchmarks/simplices.py table --out WORK      # lmc_utils/assets/results/simplices.csv
 
 ``FOLDER`` holds all of Fashion-MNIST (``python -m lmc_utils.assets.make_data --fashion DIR --full FOLDER``); the ViTs

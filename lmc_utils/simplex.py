@@ -70,7 +70,7 @@ class Simplex:
     @property
     def accuracy_barrier(self) -> float:
         """The largest drop of a mixture's accuracy below the mixture of the networks' accuracies, a fraction."""
-        return -self._over(self.accuracy).min().item()
+        return self._over(-self.accuracy).max().item()
 
     @property
     def calibrated_barrier(self) -> float:
