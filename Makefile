@@ -25,6 +25,9 @@ help: ## list these commands
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the package and what it needs into .venv (with PyTorch about 7 GB, some minutes)."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@mkdir -p .venv/etc/ipython
+	@echo "c.IPKernelApp.log_level = 40  # errors; ipykernel 7.4 warns of sockets that never leave this machine" \
+		> .venv/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 .venv/.test: .venv/.book tests/requirements.txt
