@@ -20,9 +20,8 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
-IMAGES = {"steps": 1000, "batch_size": 256}
-LEARN = {"gpt2": {"steps": 500}, "gpt2-dropout": {"steps": 500}, "vit": IMAGES, "vit-token": IMAGES}
-LEARN |= {"vit-overfit": IMAGES, "mlp": IMAGES}
+TEXTS, IMAGES = {"steps": 500}, {"steps": 1000, "batch_size": 256}
+LEARN = {"gpt2": TEXTS, "gpt2-dropout": TEXTS, "vit": IMAGES, "vit-token": IMAGES, "vit-overfit": IMAGES, "mlp": IMAGES}
 
 
 def thin(batches: Batches) -> Batches:

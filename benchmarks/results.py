@@ -42,6 +42,8 @@ def command(
     for name in needs:
         parser.add_argument(f"--{name}", type=Path)
     args = parser.parse_args()
+    if args.what == "run" and (missing := [f"--{name}" for name in needs if getattr(args, name) is None]):
+        parser.error(f"run needs {', '.join(missing)}")
     args.out.mkdir(parents=True, exist_ok=True)
     paths = {case: args.out / f"{case}.json" for case in args.cases}
     if args.what == "run":

@@ -28,11 +28,11 @@ import lmc_utils as lmc
 from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
-LONG = {"steps": 4000, "batch_size": 256}
-LEARN = {"mlp": LONG, "vit": LONG, "vit-token": LONG, "vit-overfit": LONG}
-LEARN |= {"gpt2": {"steps": 2000}, "gpt2-dropout": {"steps": 2000}}
-#: Sets that are also matched with all images that they were trained on.
-ALL_IMAGES = {name: {"steps": 16_000, "batch_size": 256} for name in ("vit", "vit-token")}
+TEXTS, IMAGES = {"steps": 2000}, {"steps": 4000, "batch_size": 256}
+LEARN = {"vit": IMAGES, "vit-token": IMAGES, "vit-overfit": IMAGES, "mlp": IMAGES, "gpt2": TEXTS, "gpt2-dropout": TEXTS}
+#: Sets that are matched once more, with all images that they were trained on, and for longer.
+ALL_IMAGES = ("vit", "vit-token")
+LONGER = IMAGES | {"steps": 16_000}
 
 
 def moved(
@@ -51,7 +51,7 @@ def moved(
 
 @torch.no_grad()
 def standard_errors(networks: list[lmc.Network], weights: Tensor, batches: Batches) -> Tensor:
-    """Of the excess of each mixture, over images or texts."""
+    """The standard error of the excess of each mixture over images or texts, shape (mixtures,), nats."""
 
     def losses(network: lmc.Network) -> Tensor:
         found = [cross_entropy(network(x).movedim(-1, 1), y, reduction="none") for x, y in batches]
@@ -71,7 +71,7 @@ def simplices(name: str, args: Namespace) -> list[dict]:
     augment = {"augment": preset.augment and augmentation(preset.augment, data)}
     learn = {"learned": (train, LEARN[name] | augment)}
     if name in ALL_IMAGES:
-        learn["learned, 60,000 images"] = lmc.load_data(str(args.data)).train, ALL_IMAGES[name] | augment
+        learn["learned, 60,000 images"] = lmc.load_data(str(args.data)).train, LONGER | augment
     networks = [lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in lmc.list_endpoints()[name]]
     rows, start = [], time.process_time()
     for method, three in moved(networks, learn):

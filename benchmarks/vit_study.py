@@ -29,6 +29,8 @@ def dropout(rate: float) -> dict:
     return {"proj_drop_rate": rate, "pos_drop_rate": rate}
 
 
+SHIPPED = "pooling, dropout .2, 8 epochs"
+TOKEN = "class token, dropout .2, 8 epochs"
 END_POINTS = {  # name: preset, changes of its network, changes of its recipe, augmentation
     "pooling": ("vit", {}, {}, "flip"),
     "pooling, 2 epochs": ("vit", {}, {"epochs": 2}, "flip"),
@@ -37,14 +39,12 @@ END_POINTS = {  # name: preset, changes of its network, changes of its recipe, a
     "pooling, width 128": ("vit", {"embed_dim": 128}, {}, "flip"),
     "pooling, dropout .1": ("vit", dropout(0.1), {}, "flip"),
     "pooling, dropout .2": ("vit", dropout(0.2), {}, "flip"),
-    "pooling, dropout .2, 8 epochs": ("vit", dropout(0.2), {"epochs": 8}, "flip"),
+    SHIPPED: ("vit", dropout(0.2), {"epochs": 8}, "flip"),
     "pooling, crops": ("vit", {}, {}, "crop"),
     "pooling, crops, 16 epochs": ("vit", {}, {"epochs": 16}, "crop"),
-    "class token, dropout .2, 8 epochs": ("vit-token", dropout(0.2), {"epochs": 8}, "flip"),
+    TOKEN: ("vit-token", dropout(0.2), {"epochs": 8}, "flip"),
 }
 ENSEMBLE = {"steps": 2000, "target": "ensemble", "lambdas": (0.2, 0.8)}
-SHIPPED = "pooling, dropout .2, 8 epochs"
-TOKEN = "class token, dropout .2, 8 epochs"
 LARGE = {"steps": 2000, "batch_size": 256}
 MATCHINGS = {  # name: end points, which images matching sees and how they change, arguments of learned_matching
     **{name: (name, "shipped", None, {"steps": 600}) for name in END_POINTS},

@@ -83,6 +83,7 @@ def test_measures_by_hand():
     simplex = lmc.Simplex(weights, loss, 1 - 0.1 * loss, calibrated=loss - 5)
     assert (simplex.barrier, simplex.barycentre) == pytest.approx((1, 1))
     assert simplex.accuracy_barrier == pytest.approx(0.1)
+    assert str(lmc.Simplex(weights, loss, torch.ones_like(loss)).accuracy_barrier) == "0.0", "without a sign"
     assert simplex.calibrated_barrier == pytest.approx(1)
     assert simplex.barrier_at == pytest.approx((1 / 3,) * 3)
     with pytest.raises(ValueError, match="calibrate=True"):
