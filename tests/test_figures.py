@@ -105,6 +105,23 @@ def test_drag_in_a_plot(plain: Locator, page: Page, panel: int) -> None:
         expect(svg).to_have_attribute("aria-valuenow", "1")
 
 
+def test_a_name_in_a_plot_is_chosen_by_a_click_and_dragged_from_like_the_rest(plain: Locator, page: Page) -> None:
+    slider = plain.locator("input[type=range]")
+    for name in ("weight matching", "vanilla"):
+        label = plain.locator(".lmc-panel").first.locator(".lmc-click", has_text=name)
+        slider.fill("3")
+        label.click()
+        expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", name)
+        assert place_of(plain) == 3, "a click on a name moves nothing"
+        box = label.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(0, box["y"], steps=5)
+        page.mouse.up()
+        assert place_of(plain) == 0
+        expect(plain.locator("tr.lmc-chosen")).to_have_attribute("data-method", name)
+
+
 def test_finger_scrolls_or_drags(browser: Browser, tmp_path: Path) -> None:
     path = explore(make_curves()).to_html(tmp_path / "plain.html")
     with browser.new_context(offline=True, has_touch=True, viewport={"width": 390, "height": 600}) as context:

@@ -151,7 +151,7 @@ function render({ model, el }) {
       const { m } = wanted[i];
       if (place) taken.push(place[2]);
       return place ? [s("text", { ...look(methods[m], "lmc-label lmc-click"), x: place[0], y: place[1] + 4, "text-anchor": "middle",
-        onpointerdown: (event) => event.stopPropagation(), onclick: () => choose(m) }, methods[m].name)] : [];
+        onclick: () => choose(m) }, methods[m].name)] : [];
     });
   }
 

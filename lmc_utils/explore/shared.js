@@ -58,26 +58,31 @@ const onKeys = (node, place, n, move) =>
   });
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-// A finger on the grip moves at once, too.
+// A finger on the grip moves at once, too. What answers to a click itself is dragged like the rest, but not by the click.
 const onDrag = (node, move, grip) => {
   grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
-  let start = null, going = false;
+  let start = null, going = false, click = null;
+  const follow = (event) => {
+    node.setPointerCapture(event.pointerId); // not before: it takes the click, too
+    move(event);
+  };
   node.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     start = event;
-    going = event.pointerType !== "touch" || grip?.contains(event.target);
-    node.setPointerCapture(event.pointerId);
+    click = event.target.closest(".lmc-click");
+    going = !click && (event.pointerType !== "touch" || grip?.contains(event.target));
     node.focus({ preventScroll: true });
-    if (going) move(event);
+    if (going) follow(event);
     event.preventDefault();
   });
   node.addEventListener("pointermove", (event) => {
+    if (!event.buttons) start = null; // let go outside
     if (!start) return;
     going ||= Math.abs(event.clientX - start.clientX) > Math.max(4, Math.abs(event.clientY - start.clientY));
-    if (going) move(event);
+    if (going) follow(event);
   });
   node.addEventListener("pointerup", (event) => {
-    if (start) move(event);
+    if (start && (going || !click)) move(event);
     start = null;
   });
   node.addEventListener("pointercancel", () => (start = null));
