@@ -26,6 +26,7 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from ..storage import replacing
 from ..style import GRID, MUTED
 
 if TYPE_CHECKING:
@@ -179,13 +180,15 @@ class Figure(anywidget.AnyWidget):
         ------
         FileNotFoundError
             If the folder does not exist.
+        OSError
+            If the page cannot be written.
         """
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(PAGE.format(title=html.escape(self.summary), body=self._fragment()), encoding="utf-8")
-        part.replace(path)
+        page = PAGE.format(title=html.escape(self.summary), body=self._fragment())
+        with replacing(path) as place:
+            place.write_text(page, encoding="utf-8")
         return path
 
     def __repr__(self) -> str:
