@@ -5,69 +5,234 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import signal
 import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from .arguments import count, number
 from .checkpoints import load_pair, load_tokenizer, save_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify
-from .endpoints import BUILDERS, PRESETS, augmentation, save_checkpoint, shaped
+from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
 from .matching import weight_matching
-from .networks.base import Architecture
+from .networks.base import Architecture, Network, check_same_architecture
 from .paths import evaluate, interpolate, merge
+from .storage import check_writable, new_folder
 from .symmetry import LEVELS
 from .train import train
 
-RECIPE = set(train.__kwdefaults__) - {"augment", "validation", "seed", "checkpoint"}  # these the command decides
+
+def whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
+    """Return a whole number between two bounds."""
+    number(name, count(name, value, least), least, most)
+    return value
+
+
+def fractions(name: str, values: Any) -> tuple[float, float]:
+    """Return two numbers of at least 0 and below 1."""
+    if not isinstance(values, list | tuple) or len(values) != 2:
+        raise TypeError(f"{name} must be two numbers, not {values!r}")
+    return tuple(number(name, value, 0, 1 - 1e-9) for value in values)
+
+
+#: What ``--recipe`` may change, and how it is checked; all else the command decides.
+RECIPE: dict[str, Callable[[str, Any], Any]] = {
+    "epochs": partial(number, above=0, most=1e6),
+    "batch_size": whole,
+    "lr": partial(number, above=0),
+    "weight_decay": partial(number, least=0),
+    "betas": fractions,
+    "warmup": partial(number, least=0, most=1),
+    "clip": partial(number, above=0),
+    "average": partial(number, least=0, most=1 - 1e-9),
+    "patience": whole,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {one_line(message)}\n")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and run; errors of the user's making end in one line, not in a traceback."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lmc_utils", description="Linear mode connectivity modulo symmetry."
-    )
+    parser = Parser(prog="python -m lmc_utils", description="Linear mode connectivity modulo symmetry.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     defaults = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     command = commands.add_parser("train", help="make an end point", **defaults)
     command.add_argument("architecture", choices=list(BUILDERS))
     command.add_argument("--preset", choices=list(PRESETS), help="which recipe; default: the architecture's own")
-    command.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
-    command.add_argument("--data", help="a shipped data set, a hub name or a local folder; default: the preset's")
-    command.add_argument("--measure", help="data to measure losses on; default: those of the training")
+    command.add_argument(
+        "--seed",
+        type=asked(int, partial(whole, "seed", least=0, most=2**32 - 1)),
+        default=0,
+        help="of the initial weights and of the order of the data",
+    )
+    command.add_argument(
+        "--data", type=words, help="a shipped data set, a hub name or a local folder; default: the preset's"
+    )
+    command.add_argument("--measure", type=words, help="data to measure losses on; default: those of the training")
     command.add_argument("--config", type=changes, default={}, help="changes of the preset's network, as JSON")
-    command.add_argument("--recipe", type=changes, default={}, help="changes of lmc.train's arguments, as JSON")
-    for name, kind in (("epochs", float), ("batch-size", int), ("lr", float), ("weight-decay", float)):
-        command.add_argument(f"--{name}", type=kind, help="instead of the preset's")
-    command.add_argument("--hidden", type=int, nargs="+", help="units of each hidden layer of an mlp")
+    command.add_argument("--recipe", type=recipe, default={}, help="changes of lmc.train's arguments, as JSON")
+    for name, kind in (("epochs", float), ("batch_size", int), ("lr", float), ("weight_decay", float)):
+        check = partial(RECIPE[name], name)
+        command.add_argument(f"--{name.replace('_', '-')}", type=asked(kind, check), help="instead of the preset's")
+    units = asked(int, partial(whole, "hidden"))
+    command.add_argument("--hidden", type=units, nargs="+", help="units of each hidden layer of an mlp")
     command.add_argument("--half", action="store_true", help="store float16, if the loss does not move by over 1e-3")
-    command.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder to write to")
+    command.add_argument("--out", type=folder, default=Path("checkpoints"), help="folder to write to")
     command.set_defaults(run=train_endpoint)
     command = commands.add_parser("align", help="align two saved models by their weights and merge them", **defaults)
-    command.add_argument("a", metavar="A", type=Path, help="folder of a saved GPT-2 or timm Vision Transformer")
-    command.add_argument("b", metavar="B", type=Path, help="folder of another one of the same shape")
-    command.add_argument("--out", type=Path, required=True, help="folder to make, for the merged model")
-    command.add_argument("--lam", type=float, default=0.5, help="position between A (0) and the aligned B (1)")
+    command.add_argument("a", metavar="A", type=folder, help="folder of a saved GPT-2 or timm Vision Transformer")
+    command.add_argument("b", metavar="B", type=folder, help="folder of another one of the same shape")
+    command.add_argument("--out", type=folder, required=True, help="folder to make, for the merged model")
+    command.add_argument(
+        "--lam",
+        type=asked(float, partial(number, "lam", least=0, most=1)),
+        default=0.5,
+        help="position between A (0) and the aligned B (1)",
+    )
     command.add_argument("--allow", choices=LEVELS, default="invertible", help="largest class of symmetries to use")
-    command.add_argument("--data", default=None, help="data for the barrier; default: what ships and fits")
-    command.add_argument("--points", type=int, default=25, help="size of the grid of lambda for the barrier")
+    command.add_argument("--data", type=words, help="data for the barrier; default: what ships and fits")
+    command.add_argument(
+        "--points",
+        type=asked(int, partial(whole, "points", least=2, most=100_000)),
+        default=25,
+        help="size of the grid of lambda for the barrier",
+    )
     command.set_defaults(run=align)
     args = parser.parse_args(argv)
+    args.kept = lambda: "nothing was written"  # until a command has more to say about an interruption
     try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last finished epoch")
+        with orderly():
+            args.run(args)
+    except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        sys.exit(f"error: {one_line(str(error) or type(error).__name__)}")
+    except KeyboardInterrupt as interruption:
+        print(f"interrupted; {args.kept()}", file=sys.stderr)
+        sys.exit(128 + next(iter(interruption.args), signal.SIGINT))
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks and other characters that a terminal would obey."""
+    return " ".join("".join(repr(c)[1:-1] if unprintable(c) else c for c in " ".join(text.split())).split())
+
+
+def unprintable(character: str) -> bool:
+    """Whether it is a control character, or a byte of a name that is no text."""
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+@contextmanager
+def orderly() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt like Ctrl-C, so that what is being written is removed on the way out."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    found = {}
+    if threading.current_thread() is threading.main_thread():  # only there may it be said
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(name) is signal.SIG_DFL:  # not where nohup ignores it
+                found[name] = signal.signal(name, interrupt)
+    try:
+        yield
+    finally:
+        for name, handler in found.items():
+            signal.signal(name, handler)
+
+
+def asked(convert: Callable[[str], Any], check: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """What argparse calls on an argument: a converter and a check, whose message it shows."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            kind = "whole number" if convert is int else "number"
+            raise argparse.ArgumentTypeError(f"it takes a {kind}, not {text[:40]!r}") from None
+        try:
+            return check(value)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def words(text: str) -> str:
+    """A name without control characters."""
+    if not text or any(map(unprintable, text)):
+        raise argparse.ArgumentTypeError(f"a name has letters and no control characters, unlike {text[:40]!r}")
+    return text
+
+
+def folder(text: str) -> Path:
+    """A path without control characters."""
+    return Path(words(text))
 
 
 def changes(text: str) -> dict:
-    """A JSON object."""
-    found = json.loads(text)
+    """A JSON object of finite numbers, texts and the like."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"it takes finite numbers, not {constant}")
+
+    try:
+        found = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise argparse.ArgumentTypeError("it takes a plain object, not so many brackets") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f'it takes an object such as {{"lr": 0.001}}, not {text}')
     return found
+
+
+def recipe(text: str) -> dict:
+    """A JSON object of arguments of :func:`lmc_utils.train`."""
+    found = changes(text)
+    if unknown := set(found) - set(RECIPE):
+        raise argparse.ArgumentTypeError(f"it has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
+    for name, value in found.items():
+        if value is not None or train.__kwdefaults__[name] is not None:
+            try:
+                RECIPE[name](name, value)
+            except (TypeError, ValueError) as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+    return found
+
+
+def check_network(architecture: str, config: dict, inputs: Tensor) -> None:
+    """Build a network without storage and let it read these inputs without storage.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network, or it cannot read them, or training it would take more memory than there is.
+    """
+    try:
+        with torch.device("meta"):
+            model = BUILDERS[architecture](**config)
+            model(inputs.to("meta"))
+    except Exception as error:  # a library raises what it likes about arguments that it does not expect
+        raise ValueError(f"there is no such {architecture}: {error}") from error
+    parameters = sum(p.numel() for p in model.parameters())
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if (needed := 16 * parameters) > there:  # weights, gradients and AdamW's two moments, four bytes each
+        raise ValueError(
+            f"this {architecture} has {parameters:,} parameters: to train it takes {needed / 1e9:,.0f} GB of memory, "
+            f"and this machine has {there / 1e9:,.0f} GB"
+        )
 
 
 def train_endpoint(args: argparse.Namespace) -> None:
@@ -80,25 +245,34 @@ def train_endpoint(args: argparse.Namespace) -> None:
         raise ValueError(f"preset {name!r} is for {preset.architecture!r}, not for {args.architecture!r}")
     flags = {key: getattr(args, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
     recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
-    if unknown := set(recipe) - RECIPE:
-        raise ValueError(f"--recipe has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
     settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
-    context = settings.get("n_positions", 128)
-    data = load_data(args.data or preset.data, context=context)
-    config = shaped(preset.architecture, settings, data)
-    torch.manual_seed(args.seed)
-    try:
-        model = BUILDERS[args.architecture](**config)
-    except TypeError as error:
-        raise ValueError(f"there is no such {args.architecture}: {error}") from error
-    path = args.out / f"{name}-seed{args.seed}.safetensors"
-    unfinished = path.with_suffix(".unfinished")
+    context = whole("n_positions", settings.get("n_positions", 128))
+    source = args.data or preset.data
+    data = load_data(source, context=context)
+    measured = load_data(args.measure, context=context) if args.measure else data
+    config, other = (shaped(preset.architecture, settings, each) for each in (data, measured))
+    if config != other:
+        raise ValueError(f"what {args.measure!r} holds is of another shape, or of other classes, than {source!r}")
+    check_network(args.architecture, config, data.train.inputs[:1])
     batches = data.train if preset.samples is None else data.train.take(preset.samples)
     validation = data.validation
     if recipe.get("patience") and validation is None:  # the last twentieth is held out
-        count = len(batches.inputs)
-        batches, validation = batches.cut(count - max(1, count // 20))
-    samples = len(batches.inputs)
+        size = len(batches.inputs)
+        batches, validation = batches.cut(size - max(1, size // 20))
+    path = args.out / f"{name}-seed{args.seed}.safetensors"
+    # of the data a folder's name, not where it lies on this machine
+    story = {"architecture": args.architecture, "config": config, "preset": name, "seed": args.seed,
+             "data": Path(source).name, "recipe": recipe, "samples": len(batches.inputs),
+             "augment": preset.augment}  # fmt: skip
+    if PartialState().is_main_process:
+        check_writable(path)
+        refuse_another_run(path, story)
+    unfinished = path.with_suffix(".unfinished")
+    args.kept = lambda: (
+        "the same command goes on from the last finished epoch" if unfinished.exists() else "nothing was written"
+    )
+    torch.manual_seed(args.seed)
+    model = BUILDERS[args.architecture](**config)
     augment = augmentation(preset.augment, data) if preset.augment else None
     model = train(
         model, batches, **recipe, augment=augment, validation=validation, seed=args.seed, checkpoint=unfinished
@@ -106,7 +280,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
     if not PartialState().is_main_process:
         return
     if args.measure:
-        data = load_data(args.measure, context=context)
+        data = measured
         batches = data.train if preset.samples is None else data.train.take(preset.samples)
     results = {
         f"{split}_{what}": round(value, 5)
@@ -120,49 +294,110 @@ def train_endpoint(args: argparse.Namespace) -> None:
         if moved > 1e-3:
             raise ValueError(f"float16 moves the test loss by {moved:.1e}: store float32 ({unfinished} is complete)")
         model = stored
-    source = Path(args.data or preset.data).name  # a folder's name, not where it lies on this machine
-    save_checkpoint(path, model, args.architecture, config, preset=name, seed=args.seed, data=source, recipe=recipe,
-                    samples=samples, augment=preset.augment, **results)  # fmt: skip
-    unfinished.unlink()
+    save_checkpoint(path, model, **story, **results)
+    unfinished.unlink(missing_ok=True)  # the very same command may run twice
     print(f"{path}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in results.items()))
+
+
+def refuse_another_run(path: Path, story: dict) -> None:
+    """Raise a FileExistsError if there is a checkpoint at ``path`` that the same command would not write again."""
+    if not path.exists():
+        return
+    found = load_checkpoint(path).metadata
+    if differing := [key for key, value in story.items() if found.get(key) != json.loads(json.dumps(value))]:
+        raise FileExistsError(
+            f"{path} is of another run ({', '.join(differing)} differ): move it or choose another --out"
+        )
 
 
 def align(args: argparse.Namespace) -> None:
     """Match B to A by weights, say what it did to the barrier, and save the merged model."""
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists: choose another folder, nothing was written")
-    a, b = load_pair(args.a, args.b)
-    merge(a, b, args.lam)  # a wrong lambda is told before the work, not after it
-    data = data_for(a.architecture, args.data, args.a, args.b)
-    g = weight_matching(a, b, allow=args.allow)
-    print(f"weight matching: {len(g.history) - 1} sweeps, score {g.history[0]:.1f} -> {g.history[-1]:.1f}")
-    merged = merge(a, g(b), args.lam)
-    for name, other in (("before", b), ("after", g(b))):
-        curve = interpolate(a, other, data.test, points=args.points)
-        ends = f"ends {curve.loss[0]:.3f} and {curve.loss[-1]:.3f}"
-        print(f"barrier {name} alignment on {data.name}: {curve.barrier:.4f} nats at {curve.barrier_at:.2f} ({ends})")
-    save_model(merged, args.out, like=args.a)
-    print(f"{args.out}: the model at lambda = {args.lam:g}, loss {evaluate(merged, data.test).loss:.4f} nats")
+    with new_folder(args.out) as place:
+        a, b = load_pair(args.a, args.b)
+        check_same_architecture(a, b)
+        data = data_for(a.architecture, args.data, args.a, args.b)
+        check_data(a, data)
+        g = weight_matching(a, b, allow=args.allow)
+        print(f"weight matching: {len(g.history) - 1} sweeps, score {g.history[0]:.1f} -> {g.history[-1]:.1f}")
+        merged = merge(a, g(b), args.lam)
+        for name, other in (("before", b), ("after", g(b))):
+            curve = interpolate(a, other, data.test, points=args.points)
+            at = f"{curve.barrier_at:.2f} (ends {curve.loss[0]:.3f} and {curve.loss[-1]:.3f})"
+            print(f"barrier {name} alignment on {data.name}: {curve.barrier:.4f} nats at {at}")
+        loss = evaluate(merged, data.test).loss
+        place.rmdir()
+        save_model(merged, place, like=args.a)
+    args.kept = lambda: f"{args.out} is complete"
+    print(f"{args.out}: the model at lambda = {args.lam:g}, loss {loss:.4f} nats")
 
 
 def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Data:
-    """The data for the barrier, text in the tokens and windows that models of this architecture read.
+    """The data for the barrier: text in the tokens and windows that the models read, images scaled as for them.
 
     Raises
     ------
     ValueError
-        If the tokens are not those of the models' vocabulary.
+        If the tokens are not those of the models' vocabulary, or the models scale images in different ways.
     """
     name, windows = name or architecture.data, {}
     if architecture.reads:
         vocabulary, positions = architecture.reads
         own = next(filter(None, map(load_tokenizer, folders)), None)
-        size = (own or Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))).get_vocab_size()
+        tokenizer = own or Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))
+        size, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=-1)
+        whose = "their tokenizer.json" if own else "the shipped tokenizer (there is no tokenizer.json beside them)"
         if size > vocabulary or (own is None and size != vocabulary):
-            whose = "their tokenizer.json" if own else "the shipped tokenizer (there is no tokenizer.json beside them)"
             raise ValueError(f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {size}")
+        if largest >= vocabulary:
+            raise ValueError(f"the models number {vocabulary} tokens from 0, but {whose} has a token number {largest}")
         windows = {"context": min(128, positions), "tokenizer": own}
-    return load_data(name, batch_size=50, **windows)
+    data = load_data(name, batch_size=50, **windows)
+    if data.scale is None:
+        return data
+    known = [scale for folder in folders if (scale := scale_of(folder, len(data.scale[0])))]
+    if any(scale != known[0] for scale in known):
+        raise ValueError(
+            f"the models scale images differently: mean and std are {known[0]} in one, {known[-1]} in another"
+        )
+    if known:
+        data = data.rescaled(*known[0])
+    whose = "as the models' config.json says" if known else "by the data's own mean and standard deviation"
+    print(f"images of {data.name} are standardised {whose}")
+    return data
+
+
+def scale_of(folder: Path, channels: int) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation in a timm model's config.json, if they are for so many channels."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    nested = config.get("pretrained_cfg")
+    mean, std = ((nested if isinstance(nested, dict) and "mean" in nested else config).get(k) for k in ("mean", "std"))
+    if not all(isinstance(values, list) and len(values) == channels for values in (mean, std)):
+        return None
+    try:
+        return [number("mean", x) for x in mean], [number("std", x, above=0) for x in std]
+    except TypeError as error:
+        raise ValueError(f"config.json in {folder}: {error}") from error
+
+
+@torch.no_grad()
+def check_data(network: Network, data: Data) -> None:
+    """Raise a ValueError, before anything is matched, if a network cannot read these data or has too few classes."""
+    inputs, targets = data.test.inputs, data.test.targets
+    text, shape, fits = not inputs.is_floating_point(), tuple(inputs.shape[1:]), network.architecture.image
+    if text != (network.architecture.reads is not None):
+        kinds = ("images", "text") if text else ("text", "images")
+        raise ValueError(f"the models read {kinds[0]}, but {data.name!r} holds {kinds[1]}: name other data with --data")
+    if fits and shape != fits:
+        raise ValueError(
+            f"the models read images of shape {fits} (channels, height, width), but {data.name!r} has {shape}: "
+            "give --data FOLDER with images of that size"
+        )
+    outputs, largest = network(inputs[:1]).shape[-1], max(int(targets.max()), len(data.classes) - 1)
+    if largest >= outputs:
+        raise ValueError(
+            f"{data.name!r} has {largest + 1} classes, but the models tell only {outputs} apart: "
+            "give --data FOLDER with the classes that they were trained on"
+        )
 
 
 if __name__ == "__main__":

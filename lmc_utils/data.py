@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from datasets.exceptions import DatasetsError
 from pyarrow import parquet
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -26,6 +27,10 @@ SHIPPED = {
 }
 TEXT = (datasets.Value("string"), datasets.Value("large_string"))
 TOKENIZER = "shakespeare-tokenizer.json"
+# What shows that a folder holds a data set: a description, or a name that says which split is in it.
+DESCRIBED = ("README.md", ".huggingface.yaml")
+NAMES = {"data", "train", "training", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"}
+MANY = 300_000
 REPAIR = "Reinstall the package, or make it again: python -m lmc_utils.assets.make_data (assets/README.md says how)"
 
 
@@ -108,6 +113,35 @@ class Data:
     classes: tuple[str, ...] = ()
     tokenizer: Tokenizer | None = None
     scale: tuple[Tensor, Tensor] | None = None
+
+    def rescaled(self, mean: Sequence[float], std: Sequence[float]) -> Data:
+        """The same images, each channel standardised by another mean and standard deviation.
+
+        Parameters
+        ----------
+        mean, std
+            One number for each channel, of pixels in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If these are not standardised images, the numbers are not as many as the channels, or they are not finite
+            or ``std`` is not positive.
+        """
+        if self.scale is None:
+            raise ValueError(f"{self.name!r} holds no standardised images: there is nothing to rescale")
+        new = [torch.tensor([float(x) for x in values]).view(-1, 1, 1) for values in (mean, std)]
+        channels = len(self.scale[0])
+        if not (len(new[0]) == len(new[1]) == channels and (new[1] > 0).all() and torch.cat(new).isfinite().all()):
+            raise ValueError(
+                f"{channels} channels need as many finite means and positive standard deviations, not {mean} and {std}"
+            )
+        factor, shift = self.scale[1] / new[1], (self.scale[0] - new[0]) / new[1]
+        splits = {
+            split: batches and replace(batches, inputs=batches.inputs * factor + shift)
+            for split, batches in (("train", self.train), ("test", self.test), ("validation", self.validation))
+        }
+        return replace(self, **splits, scale=tuple(new))
 
     def __repr__(self) -> str:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -235,8 +269,10 @@ def _read(name: str) -> Mapping[str, datasets.Dataset]:
 
 def _hub(name: str) -> Mapping[str, datasets.Dataset]:
     try:
+        if Path(name).is_dir():
+            _check_folder(Path(name))
         splits = datasets.load_dataset(name)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+    except Exception as error:  # a user's folder brings up whatever the parsers of its files raise
         if Path(name).exists():
             problem = f"the folder {name!r} is here but cannot be loaded"
         elif isinstance(error, ConnectionError):
@@ -249,6 +285,29 @@ def _hub(name: str) -> Mapping[str, datasets.Dataset]:
     if missing := {"train", "test"} - set(splits):
         raise ValueError(f"{name!r} has no split {' or '.join(sorted(missing))}, only {', '.join(splits)}")
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise a ValueError for a folder that holds no data set, before a library walks through all that is below it."""
+    if (folder / f"{folder.name}.py").exists():
+        raise ValueError(f"{folder.name}.py would be a loading script, and no code of a data set is run here")
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() or not entry.name.endswith(".py")]
+    if not any(name in DESCRIBED or set(re.split(r"[^a-z]+", name.lower())) & NAMES for name in names):
+        raise ValueError("it has no files such as train.parquet and test.parquet, and no folders train and test")
+    seen, waiting = 0, [(folder, ())]
+    while waiting:
+        where, above = waiting.pop()
+        status = where.stat()
+        if (here := (status.st_dev, status.st_ino)) in above:
+            raise ValueError(f"the link {where} leads back to a folder that it lies in")
+        for entry in os.scandir(where):
+            seen += 1
+            if seen > MANY:
+                raise ValueError(f"it has more than {MANY:,} files and folders")
+            if entry.is_dir():
+                waiting.append((Path(entry), (*above, here)))
+            elif not entry.is_file():
+                raise ValueError(f"{entry.path} is no file that could be read")
 
 
 def _prepare(name: str, splits: Mapping[str, datasets.Dataset], tokenizer: Tokenizer | None = None) -> Prepared:

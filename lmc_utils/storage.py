@@ -44,8 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     >>> page.read_text()
     'whole'
     """
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    _refuse_folder(path)
     with _beside(path) as (private, target):
         place = private / target.name
         yield place
@@ -96,7 +95,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise the OSError that writing at ``path`` would meet, before the work; nothing is left behind."""
+    """Raise the OSError that writing a file at ``path`` would meet, before the work; nothing is left behind."""
+    _refuse_folder(path)
     with _beside(path):
         pass
 
@@ -132,6 +132,11 @@ def _beside(path: str | Path) -> Iterator[tuple[Path, Path]]:
             for folder in missing:
                 with suppress(OSError):  # there is something in it
                     folder.rmdir()
+
+
+def _refuse_folder(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
 
 
 def _refuse_existing(path: str | Path) -> None:

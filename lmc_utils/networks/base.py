@@ -30,6 +30,11 @@ class Architecture(ABC):
         """Size of the vocabulary and longest context; None where inputs are no tokens."""
         return None
 
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the images that it reads; None where any or no image fits."""
+        return None
+
     @abstractmethod
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         """Logits of the network with these parameters, shape (..., classes)."""

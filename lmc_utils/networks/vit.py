@@ -64,6 +64,11 @@ class ViT(Transformer):
         return cls(config, Spec(types, sites(config["embed_dim"], blocks, homogeneous)), skeleton(built))
 
     @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that it reads."""
+        return self.config["in_chans"], *self.config["img_size"]
+
+    @property
     def d_head(self) -> int:
         """Dimensions of a head in the stock module."""
         return self.config["embed_dim"] // self.config["num_heads"]
