@@ -191,10 +191,10 @@ def changes(text: str) -> dict:
 
     try:
         found = json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise argparse.ArgumentTypeError("it takes a plain object, not so many brackets") from None
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f'it takes an object such as {{"lr": 0.001}}, not {text}')
+        raise argparse.ArgumentTypeError(f'it takes an object such as {{"lr": 0.001}}, not {text[:40]}')
     return found
 
 
@@ -246,6 +246,8 @@ def train_endpoint(args: argparse.Namespace) -> None:
     flags = {key: getattr(args, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
     recipe = preset.recipe | args.recipe | {key: value for key, value in flags.items() if value is not None}
     settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
+    if not isinstance(settings.get("hidden", []), list):
+        raise TypeError(f"hidden must be a list of the units of each hidden layer, not {settings['hidden']!r}")
     context = whole("n_positions", settings.get("n_positions", 128))
     source = args.data or preset.data
     data = load_data(source, context=context)

@@ -152,9 +152,8 @@ def damage(folder, name, content):
         (lambda b: damage(b, "model.safetensors", b"junk"), [], "corrupt"),
         (lambda b: (b / "model.safetensors").unlink(), [], "no model.safetensors in"),
         (lambda b: damage(b, "config.json", json.dumps({"model_type": "rnn"}).encode()), [], "neither model_type"),
-        (lambda b: None, ["--lam", "1.5"], r"in \[0, 1\], but is 1.5"),
     ],
-    ids=["vocabulary", "depth", "dtype", "tokenizers", "tokenizer", "corrupt", "missing", "architecture", "lambda"],
+    ids=["vocabulary", "depth", "dtype", "tokenizers", "tokenizer", "corrupt", "missing", "architecture"],
 )  # fmt: skip
 def test_mistakes_are_named_and_nothing_is_written(tmp_path, pair, prepare, options, message):
     prepare(tmp_path / "b")
