@@ -68,6 +68,21 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and run; errors of the user's making end in one line, not in a traceback."""
+    # a command that has more to say about an interruption says it later
+    args = argparse.Namespace(kept=lambda: "nothing was written")
+    try:
+        with orderly():
+            make_parser().parse_args(argv, args)
+            args.run(args)
+    except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        sys.exit(f"error: {one_line(str(error) or type(error).__name__)}")
+    except KeyboardInterrupt as interruption:
+        print(f"interrupted; {args.kept()}", file=sys.stderr)
+        sys.exit(128 + next(iter(interruption.args), signal.SIGINT))
+
+
+def make_parser() -> Parser:
+    """Build the parser of all commands; each command names the function that runs it."""
     parser = Parser(prog="python -m lmc_utils", description="Linear mode connectivity modulo symmetry.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     defaults = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
@@ -113,31 +128,22 @@ def main(argv: list[str] | None = None) -> None:
         help="size of the grid of lambda for the barrier",
     )
     command.set_defaults(run=align)
-    args = parser.parse_args(argv)
-    args.kept = lambda: "nothing was written"  # until a command has more to say about an interruption
-    try:
-        with orderly():
-            args.run(args)
-    except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        sys.exit(f"error: {one_line(str(error) or type(error).__name__)}")
-    except KeyboardInterrupt as interruption:
-        print(f"interrupted; {args.kept()}", file=sys.stderr)
-        sys.exit(128 + next(iter(interruption.args), signal.SIGINT))
+    return parser
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks and other characters that a terminal would obey."""
+    """Return a message on one line, its control characters escaped."""
     return " ".join("".join(repr(c)[1:-1] if unprintable(c) else c for c in " ".join(text.split())).split())
 
 
 def unprintable(character: str) -> bool:
-    """Whether it is a control character, or a byte of a name that is no text."""
+    """Tell whether a character is a control character or a stray byte of a file name."""
     return unicodedata.category(character) in ("Cc", "Cs")
 
 
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt like Ctrl-C, so that what is being written is removed on the way out."""
+    """Let SIGTERM and SIGHUP interrupt like Ctrl-C, so that unfinished files are removed on the way out."""
 
     def interrupt(number: int, _: object) -> NoReturn:
         raise KeyboardInterrupt(number)
@@ -155,7 +161,7 @@ def orderly() -> Iterator[None]:
 
 
 def asked(convert: Callable[[str], Any], check: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """What argparse calls on an argument: a converter and a check, whose message it shows."""
+    """Combine a converter and a check into a type for argparse, which shows the message of either."""
 
     def parse(text: str) -> Any:
         try:
@@ -174,7 +180,9 @@ def asked(convert: Callable[[str], Any], check: Callable[[Any], Any]) -> Callabl
 def words(text: str) -> str:
     """A name without control characters."""
     if not text or any(map(unprintable, text)):
-        raise argparse.ArgumentTypeError(f"a name has letters and no control characters, unlike {text[:40]!r}")
+        raise argparse.ArgumentTypeError(
+            f"a name cannot be empty or contain control characters, but this is {text[:40]!r}"
+        )
     return text
 
 
@@ -254,7 +262,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
     measured = load_data(args.measure, context=context) if args.measure else data
     config, other = (shaped(preset.architecture, settings, each) for each in (data, measured))
     if config != other:
-        raise ValueError(f"what {args.measure!r} holds is of another shape, or of other classes, than {source!r}")
+        raise ValueError(f"--measure {args.measure} needs inputs and classes like those of {source}, but they differ")
     check_network(args.architecture, config, data.train.inputs[:1])
     batches = data.train if preset.samples is None else data.train.take(preset.samples)
     validation = data.validation
@@ -296,6 +304,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
         if moved > 1e-3:
             raise ValueError(f"float16 moves the test loss by {moved:.1e}: store float32 ({unfinished} is complete)")
         model = stored
+    refuse_another_run(path, story)  # which may have ended meanwhile
     save_checkpoint(path, model, **story, **results)
     unfinished.unlink(missing_ok=True)  # the very same command may run twice
     print(f"{path}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in results.items()))
@@ -308,7 +317,7 @@ def refuse_another_run(path: Path, story: dict) -> None:
     found = load_checkpoint(path).metadata
     if differing := [key for key, value in story.items() if found.get(key) != json.loads(json.dumps(value))]:
         raise FileExistsError(
-            f"{path} is of another run ({', '.join(differing)} differ): move it or choose another --out"
+            f"{path} holds the result of another run (different: {', '.join(differing)}): move it or choose another --out"
         )
 
 
@@ -334,12 +343,12 @@ def align(args: argparse.Namespace) -> None:
 
 
 def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Data:
-    """The data for the barrier: text in the tokens and windows that the models read, images scaled as for them.
+    """Load the data for the barrier: text in the models' tokens and windows, images standardised as the models expect.
 
     Raises
     ------
     ValueError
-        If the tokens are not those of the models' vocabulary, or the models scale images in different ways.
+        If the tokens do not belong to the models' vocabulary, or the models standardise images differently.
     """
     name, windows = name or architecture.data, {}
     if architecture.reads:
@@ -351,7 +360,7 @@ def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Da
         if size > vocabulary or (own is None and size != vocabulary):
             raise ValueError(f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {size}")
         if largest >= vocabulary:
-            raise ValueError(f"the models number {vocabulary} tokens from 0, but {whose} has a token number {largest}")
+            raise ValueError(f"the models know tokens 0 to {vocabulary - 1}, but {whose} uses the number {largest}")
         windows = {"context": min(128, positions), "tokenizer": own}
     data = load_data(name, batch_size=50, **windows)
     if data.scale is None:
@@ -359,7 +368,7 @@ def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Da
     known = [scale for folder in folders if (scale := scale_of(folder, len(data.scale[0])))]
     if any(scale != known[0] for scale in known):
         raise ValueError(
-            f"the models scale images differently: mean and std are {known[0]} in one, {known[-1]} in another"
+            f"the models standardise images differently: mean and std are {known[0]} in one, {known[-1]} in another"
         )
     if known:
         data = data.rescaled(*known[0])
@@ -369,7 +378,7 @@ def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Da
 
 
 def scale_of(folder: Path, channels: int) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation in a timm model's config.json, if they are for so many channels."""
+    """Read mean and standard deviation from a timm model's config.json; None if they do not fit this many channels."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     nested = config.get("pretrained_cfg")
     mean, std = ((nested if isinstance(nested, dict) and "mean" in nested else config).get(k) for k in ("mean", "std"))

@@ -115,7 +115,7 @@ class Data:
     scale: tuple[Tensor, Tensor] | None = None
 
     def rescaled(self, mean: Sequence[float], std: Sequence[float]) -> Data:
-        """The same images, each channel standardised by another mean and standard deviation.
+        """Standardise the same images by another mean and standard deviation of each channel.
 
         Parameters
         ----------
@@ -125,8 +125,14 @@ class Data:
         Raises
         ------
         ValueError
-            If these are not standardised images, the numbers are not as many as the channels, or they are not finite
-            or ``std`` is not positive.
+            If these are not standardised images; if there is not one finite number for each channel; if a standard
+            deviation is not positive.
+
+        Examples
+        --------
+        >>> digits = load_data("digits").rescaled([0.5], [0.5])
+        >>> digits.test.inputs.min().item(), digits.test.inputs.max().item()
+        (-1.0, 1.0)
         """
         if self.scale is None:
             raise ValueError(f"{self.name!r} holds no standardised images: there is nothing to rescale")

@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     At every moment ``path`` is the old file or the whole new one, after a power cut, too. On any error or interruption
     the old one stays and nothing else is left behind. A link at ``path`` is replaced, never followed. The folder of
-    ``path`` is made if it is missing. The new file may be read by whom the umask says.
+    ``path`` is made if it is missing. The umask decides who may read the new file.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield place
         _settle(private)
         os.replace(place, target)
-        with suppress(OSError):  # what cannot be told to hurry is written all the same
+        with suppress(OSError):  # the file is there, even where a folder cannot be flushed
             _flush(target.parent)
 
 
@@ -58,8 +58,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Give a private empty folder to fill, which becomes ``path`` when the block ends well.
 
-    ``path`` appears whole or not at all; on any error or interruption nothing is left behind. Of two runs that make
-    the same folder, one gets it and the other an error. The files may be read by whom the umask says.
+    ``path`` appears whole or not at all; on any error or interruption nothing is left behind. If two runs make
+    the same folder, one gets it and the other an error. The umask decides who may read the files.
 
     Raises
     ------

@@ -103,7 +103,9 @@ def kills(count: int, folder: Path) -> Counter:
         status = kill(command, out, number, seconds[name])
         found[number.name] += 1
         found["ended before"] += status == 0
-        found["wrong status"] += status not in (0, -number, 128 + number)
+        if status not in (0, -number, 128 + number):
+            found["wrong status"] += 1
+            print(f"{name} ended by {number.name} has exit status {status}", file=sys.stderr)
         pieces = [path for path in place.rglob("*") if path.name.startswith(".")]
         found["left by SIGKILL" if number == signal.SIGKILL else "left by others"] += len(pieces)
         if os.path.lexists(out / weights) or (name == "align" and os.path.lexists(out)):
