@@ -317,7 +317,7 @@ def refuse_another_run(path: Path, story: dict) -> None:
     found = load_checkpoint(path).metadata
     if differing := [key for key, value in story.items() if found.get(key) != json.loads(json.dumps(value))]:
         raise FileExistsError(
-            f"{path} holds the result of another run (different: {', '.join(differing)}): move it or choose another --out"
+            f"{path} holds the result of another run (different: {', '.join(differing)}): move it or change --out"
         )
 
 

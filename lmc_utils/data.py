@@ -275,12 +275,15 @@ def _read(name: str) -> Mapping[str, datasets.Dataset]:
 
 def _hub(name: str) -> Mapping[str, datasets.Dataset]:
     try:
+        if Path(name).is_file():
+            raise ValueError("it is a file: name the folder that holds the files of all splits")
         if Path(name).is_dir():
             _check_folder(Path(name))
         splits = datasets.load_dataset(name)
     except Exception as error:  # a user's folder brings up whatever the parsers of its files raise
         if Path(name).exists():
-            problem = f"the folder {name!r} is here but cannot be loaded"
+            kind = "folder" if Path(name).is_dir() else "file"
+            problem = f"the {kind} {name!r} is here but cannot be loaded"
         elif isinstance(error, ConnectionError):
             problem = f"{name!r} is neither shipped nor a folder here, and no network reaches the Hugging Face hub"
         else:

@@ -93,6 +93,10 @@ def kills(count: int, folder: Path) -> Counter:
         began = time.monotonic()
         assert finish(start([*command, "--out", str(folder / f"whole-{name}")])) == 0, f"{name} does not run"
         wholes[name], seconds[name] = folder / f"whole-{name}" / weights, time.monotonic() - began
+    command, weights = commands["align"]
+    twins = [start([*command, "--out", str(folder / "twins")]) for _ in range(2)]
+    assert sorted(map(finish, twins)) == [0, 1], "of two runs with one --out not just one got it"
+    assert same(folder / "twins" / weights, wholes["align"]), "two runs with one --out left a torn folder"
     for i in range(count):
         name, number = list(commands)[i % 2], SIGNALS[i // 2 % 3]
         command, weights = commands[name]

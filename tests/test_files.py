@@ -203,6 +203,15 @@ def test_a_folder_without_a_data_set_is_refused_before_a_library_walks_through_i
         load_data(str(tmp_path))
 
 
+def test_a_file_is_no_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: pytest.fail("it asked the hub"))
+    (tmp_path / "train.csv").write_text("a,b")
+    with pytest.raises(
+        ValueError, match=r"the file '.*train.csv' is here but cannot be loaded \(it is a file: name the"
+    ):
+        load_data(str(tmp_path / "train.csv"))
+
+
 def test_the_root_of_the_file_system_is_no_data_set(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda _: pytest.fail("it walked"))
     with pytest.raises(ValueError, match=r"the folder '/' is here but cannot be loaded"):
@@ -418,7 +427,9 @@ def test_an_interrupted_training_with_a_checkpoint_says_that_it_goes_on(tmp_path
 
 def test_runs_that_are_killed_leave_only_whole_files_and_go_on_to_the_same_weights():
     script = Path(__file__).with_name("kills.py")
-    killed = subprocess.run([sys.executable, script, "--count", "6"], capture_output=True, text=True, check=False)
+    here = os.environ | {"PYTHONPATH": str(Path(lmc.__file__).parent.parent)}
+    command = [sys.executable, script, "--count", "6"]
+    killed = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     assert killed.returncode == 0, killed.stdout + killed.stderr
     for line in ("2 SIGKILL, 2 SIGTERM, 2 SIGINT", "0 torn", "0 by SIGTERM and SIGINT", "as uninterrupted: 3"):
         assert line in killed.stdout
