@@ -112,8 +112,10 @@ def _beside(path: str | Path) -> Iterator[tuple[Path, Path]]:
     missing = [folder for folder in target.parents if not folder.exists()]
     private = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        private.mkdir(mode=0o700)
+        try:
+            _make(private)
+        except FileNotFoundError:  # another run has just removed the folder around it, which was empty
+            _make(private)
         inside = private / target.name  # which is too long now or never
         inside.mkdir()
         yield inside, target
@@ -132,6 +134,11 @@ def _beside(path: str | Path) -> Iterator[tuple[Path, Path]]:
             for folder in missing:
                 with suppress(OSError):  # there is something in it
                     folder.rmdir()
+
+
+def _make(private: Path) -> None:
+    private.parent.mkdir(parents=True, exist_ok=True)
+    private.mkdir(mode=0o700)
 
 
 def _refuse_folder(path: str | Path) -> None:

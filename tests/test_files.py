@@ -145,6 +145,21 @@ def test_a_place_where_nothing_can_be_written_is_named_before_the_work(tmp_path)
             pytest.fail("it began")
 
 
+def test_a_folder_that_another_run_removes_because_it_is_empty_is_made_again(tmp_path, monkeypatch):
+    made, mkdir = [], Path.mkdir
+
+    def removing(path, *args, **options):
+        if path.parent == tmp_path / "out" and not made:
+            made.append(path)
+            path.parent.rmdir()
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", removing)
+    with replacing(tmp_path / "out" / "file") as place:
+        place.write_text("whole")
+    assert names(tmp_path / "out") == ["file"]
+
+
 class Plain(Figure):
     kind = "curves"
     summary = "A figure."
