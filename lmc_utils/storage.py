@@ -116,7 +116,7 @@ def _beside(path: str | Path) -> Iterator[tuple[Path, Path]]:
             _make(private)
         except FileNotFoundError:  # another run has just removed the folder around it, which was empty
             _make(private)
-        inside = private / target.name  # which is too long now or never
+        inside = private / target.name  # an OSError now, before the work, if the name is too long
         inside.mkdir()
         yield inside, target
     except SafetensorError as error:

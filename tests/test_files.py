@@ -157,6 +157,7 @@ def test_a_folder_that_another_run_removes_because_it_is_empty_is_made_again(tmp
     monkeypatch.setattr(Path, "mkdir", removing)
     with replacing(tmp_path / "out" / "file") as place:
         place.write_text("whole")
+    assert made
     assert names(tmp_path / "out") == ["file"]
 
 
