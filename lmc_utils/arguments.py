@@ -149,7 +149,7 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     return value
 
 
-def text(name: str, value: Any, most: float = LETTERS, lines: bool = False) -> str:
+def wording(name: str, value: Any, most: float = LETTERS, lines: bool = False) -> str:
     """Return a text that may stand in a page, an SVG or the name of a file.
 
     Parameters
@@ -170,7 +170,7 @@ def text(name: str, value: Any, most: float = LETTERS, lines: bool = False) -> s
 
     Examples
     --------
-    >>> text("title", "From A to B")
+    >>> wording("title", "From A to B")
     'From A to B'
     """
     instance(name, value, str)
