@@ -65,7 +65,10 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
         raise ValueError("no batch to compute correlations from: the data are empty")
     if lonely := [site for site, n in count.items() if n == 1 and len(moments[site]) > 1]:
         raise ValueError(f"correlations at the site {lonely[0]!r} need two samples or more, but there is 1")
-    return {site: _finish(*moments[site], count=n) for site, n in count.items()}
+    found = {site: _finish(*moments[site], count=n) for site, n in count.items()}
+    if wrong := [site for site, moment in found.items() if not moment.isfinite().all()]:
+        raise ValueError(f"products of activations at the site {wrong[0]!r} are not finite: they are too large")
+    return found
 
 
 def _finish(xy: Tensor, *sums: Tensor, count: int) -> Tensor:
