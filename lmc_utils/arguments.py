@@ -43,21 +43,20 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "
         raise TypeError(f"{name} must be a {kinds}, not a {type(value).__name__}{': ' * bool(hint)}{hint}")
 
 
-def same_shape(shape: tuple[int, ...], **values: Tensor | None) -> None:
-    """Check that tensors have one shape; those that are None are left out.
+def same_shape(shape: tuple[int, ...], **values: Tensor) -> None:
+    """Check that tensors of real numbers have one shape.
 
     Raises
     ------
     TypeError
         If one is no tensor.
     ValueError
-        If one has another shape.
+        If one has another shape, or not a float for a dtype.
     """
     for name, value in values.items():
-        if value is not None:
-            instance(name, value, Tensor)
-            if tuple(value.shape) != tuple(shape):
-                raise ValueError(f"{name} must have the shape {tuple(shape)}, but is {brief(value)}")
+        instance(name, value, Tensor)
+        if tuple(value.shape) != tuple(shape) or not value.is_floating_point():
+            raise ValueError(f"{name} must be floats of shape {tuple(shape)}, but is {brief(value)}")
 
 
 def count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
@@ -191,7 +190,7 @@ def pairs(batches: Iterable) -> Iterator[tuple[Any, Any]]:
     TypeError
         If they cannot be iterated over, or one of them is no pair ``(inputs, targets)``.
     ValueError
-        If one has inputs and no targets, or the other way round.
+        If one has inputs and no targets, or the other way round, or a scalar for many.
     """
     if isinstance(batches, (str, bytes, Mapping, Tensor)) or not isinstance(batches, Iterable):
         raise TypeError(
@@ -200,7 +199,9 @@ def pairs(batches: Iterable) -> Iterator[tuple[Any, Any]]:
     for i, batch in enumerate(batches):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"each minibatch must be a pair (inputs, targets), but number {i} is {brief(batch)}")
-        sizes = {len(part) for part in batch if isinstance(part, Tensor) and part.ndim}
+        if lone := [brief(part) for part in batch if isinstance(part, Tensor) and not part.ndim]:
+            raise ValueError(f"each minibatch must have one row for each sample, but in number {i} is {lone[0]}")
+        sizes = {len(part) for part in batch if isinstance(part, Tensor)}
         if 0 in sizes and len(sizes) > 1:
             raise ValueError(f"minibatch {i} has inputs or targets, but not both: {' and '.join(map(brief, batch))}")
         if sizes != {0}:

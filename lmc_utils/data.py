@@ -69,7 +69,7 @@ class Batches:
             raise ValueError(f"{len(self.inputs)} inputs but {len(self.targets)} targets: there must be one of each")
         if len(self.inputs) == 0:
             raise ValueError("these batches are empty: at least one sample is needed")
-        count("batch_size", self.batch_size)
+        count("batch_size", self.batch_size, most=2**31 - 1)
         if self.targets.dtype != torch.int64:
             raise ValueError(f"targets must be class numbers of dtype int64, not {brief(self.targets)}")
         instance("classes", self.classes, (tuple, list))
@@ -164,7 +164,7 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
         without a network); if a set has no such splits or columns, or a split is shorter than one window.
     """
     wording("name", name, most=4096)
-    count("batch_size", batch_size)
+    count("batch_size", batch_size, most=2**31 - 1)
     count("context", context)
     instance(
         "tokenizer", tokenizer, (Tokenizer, NoneType), "a fast tokenizer of transformers has one, .backend_tokenizer"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .arguments import brief, choice, count, wording
+from .arguments import brief, choice, count, instance, wording
 from .data import ASSETS, Data, verify, vocabulary
 from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
@@ -134,6 +134,8 @@ def shaped(architecture: str, config: dict, data: Data) -> dict:
         images, or the other way round.
     """
     choice("architecture", architecture, tuple(BUILDERS))
+    instance("config", config, dict)
+    instance("data", data, Data, "lmc.load_data loads them")
     if architecture == "gpt2":
         if data.tokenizer is None:
             raise ValueError(f"a GPT-2 reads text, but {data.name!r} holds images")
@@ -160,6 +162,7 @@ def augmentation(name: str, data: Data) -> Callable[[Tensor], Tensor]:
         If there is no such change, or the data are no images.
     """
     choice("augment", name, ("flip", "crop", "crop and jitter", "crop and policy"))
+    instance("data", data, Data, "lmc.load_data loads them")
     if data.scale is None:
         raise ValueError(f"augment={name!r} changes images, but {data.name!r} holds none")
     from torchvision.transforms import v2

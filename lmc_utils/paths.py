@@ -49,6 +49,13 @@ def check_networks(**networks: Network) -> None:
         instance(name, network, Network, "lmc.canonicalize(model) makes one of a model")
 
 
+def check_functions(**functions: Callable) -> None:
+    """Raise a TypeError that names the argument if one cannot be called."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function of networks, not {brief(function)}")
+
+
 def check_several(networks: Sequence[Network]) -> None:
     """Raise an error if this is no list of networks of one architecture."""
     instance("networks", networks, Sequence)
@@ -97,6 +104,7 @@ def average(networks: Sequence[Network], weights: Sequence[float] | None = None,
         If there is no network, the architectures differ, or the weights are not as above.
     """
     check_several(networks)
+    check_functions(merge=merge)
     weights = [1 / max(1, len(networks))] * len(networks) if weights is None else weights
     instance("weights", weights, Sequence)
     for i, weight in enumerate(weights):
@@ -367,7 +375,8 @@ class Curve:
         instance("lambdas", self.lambdas, Tensor)
         if self.lambdas.ndim != 1 or self.lambdas[:1].tolist() != [0] or self.lambdas[-1:].tolist() != [1]:
             raise ValueError(f"lambdas must be a row of numbers, the first 0 and the last 1, not {brief(self.lambdas)}")
-        same_shape(self.lambdas.shape, loss=self.loss, accuracy=self.accuracy, calibrated=self.calibrated)
+        calibrated = {} if self.calibrated is None else {"calibrated": self.calibrated}
+        same_shape(self.lambdas.shape, loss=self.loss, accuracy=self.accuracy, **calibrated)
 
     @property
     def baseline(self) -> Tensor:
@@ -508,9 +517,8 @@ def interpolate(
     count("points", points, 2, MOST)
     check_networks(a=a, b=b)
     check_same_architecture(a, b)
-    for name, function in {"merge": merge, "prompt": prompt}.items():
-        if not (callable(function) or (name, function) == ("prompt", None)):
-            raise TypeError(f"{name} must be a function of networks, not {brief(function)}")
+    check_functions(merge=merge, **({} if prompt is None else {"prompt": prompt}))
+    instance("calibrate", calibrate, bool)
     if ends is not None:
         if not isinstance(ends, Sequence) or len(ends) != 2:
             raise TypeError(f"ends must be the two original end points, not {brief(ends)}")
@@ -671,8 +679,9 @@ class Plane:
     corners: Tensor
 
     def __post_init__(self) -> None:
-        same_shape((len(self.x),), x=self.x)
-        same_shape((len(self.y),), y=self.y)
+        for name, axis in {"x": self.x, "y": self.y}.items():
+            instance(name, axis, Tensor)
+            same_shape((axis.numel(),), **{name: axis})
         same_shape((len(self.y), len(self.x)), loss=self.loss)
         same_shape((3, 2), corners=self.corners)
 
@@ -720,7 +729,7 @@ def interpolate_plane(
     if len(networks) != 3:
         raise ValueError(f"three networks span a plane, but there are {len(networks)}")
     count("points", points, 2, math.isqrt(MOST))
-    number("margin", margin, above=-0.5)
+    margin = number("margin", margin, above=-0.5)
     passes = held(batches)
     origin, p, q = (_flatten(network.params) for network in networks)
     ex = (p - origin) / (p - origin).norm()

@@ -17,7 +17,7 @@ from .networks.base import Network
 from .paths import answer
 
 LONGEST = 100_000  # tokens to write at most
-LEAST = 1e-9  # temperature; below it logits divided by it may no longer be told apart
+TEMPERATURES = 1e-9, 1e9  # beyond them logits divided by it can no longer be told apart
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Prompt:
     TypeError
         If the text, the tokenizer or a number is something else.
     ValueError
-        If the text has no token or none that the tokenizer knows, ``length`` is below 1, or ``temperature`` below 1e-9.
+        If the text has no token or none that the tokenizer knows, ``length`` is below 1, or ``temperature`` is not
+        between 1e-9 and 1e9.
     """
 
     text: str
@@ -81,7 +82,7 @@ class Prompt:
         instance("text", self.text, str)
         instance("tokenizer", self.tokenizer, Tokenizer, "a fast tokenizer of transformers has one, .backend_tokenizer")
         count("length", self.length, 1, LONGEST)
-        number("temperature", self.temperature, LEAST)
+        number("temperature", self.temperature, *TEMPERATURES)
         count("seed", self.seed, -(2**63), 2**64 - 1)
         try:
             given = self.tokenizer.encode(self.text).ids

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .arguments import pairs
+from .arguments import instance, pairs
 from .networks.base import Network
 from .paths import activations_of, merge
 
@@ -66,6 +66,8 @@ def repair(a: Network, b: Network, lam: float, batches: Iterable[tuple[Tensor, T
             f"{'is' if len(whole) == 1 else 'are'} no hidden units: merge them without it"
         )
     batches = list(pairs(batches))
+    for inputs, _ in batches:
+        instance("the inputs of a minibatch", inputs, Tensor)
     if sum(len(inputs) for inputs, _ in batches) == 1:
         raise ValueError("REPAIR measures the spread of every unit: it needs two samples or more, but there is 1")
     goal_a, goal_b = moments(a, batches), moments(b, batches)

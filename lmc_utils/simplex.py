@@ -54,10 +54,11 @@ class Simplex:
 
     def __post_init__(self) -> None:
         instance("weights", self.weights, Tensor)
-        if self.weights.ndim != 2 or not self.weights.numel() or self.weights.amax(0).min() < 1 - 1e-6:
+        same_shape(self.weights.shape, weights=self.weights)
+        if self.weights.ndim != 2 or not self.weights.numel() or not self.weights.amax(0).min() > 1 - 1e-6:
             raise ValueError(f"weights must be rows of mixtures, each vertex among them, not {brief(self.weights)}")
-        shape = self.weights.shape[:1]
-        same_shape(shape, loss=self.loss, accuracy=self.accuracy, calibrated=self.calibrated)
+        calibrated = {} if self.calibrated is None else {"calibrated": self.calibrated}
+        same_shape(self.weights.shape[:1], loss=self.loss, accuracy=self.accuracy, **calibrated)
 
     def _over(self, values: Tensor) -> Tensor:
         """How far values lie above the mean of those at the vertices, weighted as the networks are."""
@@ -178,6 +179,7 @@ def interpolate_simplex(
     if len(networks) < 2:
         raise ValueError(f"mixtures need two networks or more, not {len(networks)}")
     count("points", points, 2, MOST)
+    instance("calibrate", calibrate, bool)
     if (many := math.comb(points + len(networks) - 2, points - 1)) > MOST:
         raise ValueError(f"points={points} for {len(networks)} networks are {many} mixtures, over {MOST}: lower points")
     passes, weights = held(batches), lattice(len(networks), points)

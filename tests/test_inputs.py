@@ -100,6 +100,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.average([A, B], [NAN, 1.0]), ValueError, r"weights\[0\] must be a finite number, not nan"),
     "average: words": (lambda: lmc.average([A, B], "ab"), TypeError, r"weights\[0\] must be a number, not 'a'"),
     "average: no weights": (lambda: lmc.average([A, B], []), ValueError, "2 networks need as many weights"),
+    "average: merge in words": (lambda: lmc.average([A, B], merge="mean"), TypeError, "merge must be a function"),
     # paths
     "interpolate: a model": (lambda: lmc.interpolate(mlp((4, 5, 3)), B, DATA), TypeError, "a must be a Network"),
     "interpolate: points 2.5": (lambda: lmc.interpolate(A, B, DATA, points=2.5), TypeError, "points must be a whole"),
@@ -109,6 +110,8 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.interpolate(A, B, DATA, merge="mean"), TypeError, "merge must be a func"),
     "interpolate: prompt in words": (
         lambda: lmc.interpolate(A, B, DATA, prompt="Ay"), TypeError, "prompt must be a func"),
+    "interpolate: calibrate in words": (
+        lambda: lmc.interpolate(A, B, DATA, calibrate="yes"), TypeError, "calibrate must be a bool, not a str"),
     "interpolate: one end": (lambda: lmc.interpolate(A, B, DATA, ends=A), TypeError, "ends must be the two original"),
     "interpolate: an end point that diverged": (
         lambda: lmc.interpolate(A, LOUD, DATA, points=3),
@@ -136,13 +139,13 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.interpolate_simplex([A, LOUD, C], DATA), ValueError, r"the mixture \[.*\] cannot be evaluated"),
     "Curve: a column": (
         lambda: replace(CURVE, loss=CURVE.loss[:, None]),
-        ValueError, r"loss must have the shape \(3,\), but is .* \(3, 1\)"),
+        ValueError, r"loss must be floats of shape \(3,\), but is .* \(3, 1\)"),
     "Curve: without its end": (
         lambda: replace(CURVE, lambdas=CURVE.lambdas / 2), ValueError, "the first 0 and the last 1"),
     "Curve: a list": (lambda: replace(CURVE, loss=[1, 2, 3]), TypeError, "loss must be a Tensor, not a list"),
     "Simplex: without a vertex": (
         lambda: replace(SIMPLEX, weights=lattice(3, 4).clamp(max=0.9)), ValueError, "each vertex among them"),
-    "Plane: turned": (lambda: replace(PLANE, x=PLANE.x[:2]), ValueError, r"loss must have the shape \(3, 2\)"),
+    "Plane: turned": (lambda: replace(PLANE, x=PLANE.x[:2]), ValueError, r"loss must be floats of shape \(3, 2\)"),
     # REPAIR and activations
     "repair: a transformer": (
         lambda: lmc.repair(GPT, language_model(1), 0.5, TOKENS), ValueError, "hidden units one by one, .* r, heads.0"),
@@ -159,6 +162,9 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "activations: one sample": (lambda: lmc.activation_matching(A, B, [(X[:1], Y)]), ValueError, "two samples or more"),
     "activations: wide inputs": (
         lambda: lmc.activation_matching(A, B, TOKENS), ValueError, "cannot read these inputs|two"),
+    "repair: no inputs": (lambda: lmc.repair(A, B, 0.5, [(None, Y)]), TypeError, "the inputs of a minibatch must be"),
+    "repair: a scalar": (
+        lambda: lmc.repair(A, B, 0.5, [(X[0, 0], Y[0])]), ValueError, r"one row for each sample, but .* shape \(\)"),
     # prompts
     "Prompt: no text": (lambda: lmc.Prompt(5, SHIPPED), TypeError, "text must be a str, not a int"),
     "Prompt: no tokenizer": (lambda: lmc.Prompt("a", None), TypeError, "tokenizer must be a Tokenizer, not a NoneType"),
@@ -185,6 +191,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: Batches(X, Y.float(), 1), ValueError, "targets must be class numbers of dtype int64"),
     "Batches: batch_size 2.0": (lambda: Batches(X, Y, 2.0), TypeError, "batch_size must be a whole number, not 2.0"),
     "Batches: batch_size True": (lambda: Batches(X, Y, True), TypeError, "batch_size must be a whole number, not True"),
+    "Batches: batch_size huge": (lambda: Batches(X, Y, 10**30), ValueError, "batch_size must be at most 2147483647"),
     "Batches: classes": (lambda: Batches(X, Y, 1, classes=(0, 1)), TypeError, r"classes\[0\] must be a str"),
     "take: 2.5": (lambda: DATA.take(2.5), TypeError, "n must be a whole number, not 2.5"),
     "cut: None": (lambda: DATA.cut(None), TypeError, "n must be a whole number, not None"),
@@ -206,6 +213,8 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "shaped: unknown": (
         lambda: shaped("cnn", {}, IMAGES), ValueError, "architecture must be one of 'mlp', 'vit', 'gpt2'"),
     "shaped: no layers": (lambda: shaped("mlp", {}, IMAGES), ValueError, "an mlp needs its hidden layers"),
+    "shaped: a list": (lambda: shaped("vit", [], IMAGES), TypeError, "config must be a dict, not a list"),
+    "shaped: no data": (lambda: shaped("vit", {}, None), TypeError, "data must be a Data, not a NoneType"),
     # figures
     "explore: a list": (lambda: lmc.explore([CURVE]), TypeError, "what is explored must be a Mapping, not a list"),
     "explore: a number for a name": (

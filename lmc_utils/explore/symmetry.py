@@ -168,8 +168,9 @@ def explore_symmetry(
     )
     count("steps", steps, 1, 1000)
     count("seed", seed, -(2**63), 2**64 - 1)
-    named("wrong", wrong or {}, '{"halved": function of a network and the time, ...}')
-    if taken := [name for name, make in (wrong or {}).items() if name in WAYS or not callable(make)]:
+    wrong = {} if wrong is None else wrong
+    named("wrong", wrong, '{"halved": function of a network and the time, ...}')
+    if taken := [name for name, make in wrong.items() if name in WAYS or not callable(make)]:
         raise ValueError(f"wrong[{taken[0]!r}] must be a function with a name other than {' and '.join(WAYS)}")
     instance("classes", classes, Sequence)
     for i, name in enumerate(classes):
@@ -212,7 +213,7 @@ def explore_symmetry(
             [_block(moved.params[touch.name], touch) for touch in shown],
         )
 
-    ways = {**dict(zip(WAYS, (symmetry, writers_only), strict=True)), **(wrong or {})}
+    ways = {**dict(zip(WAYS, (symmetry, writers_only), strict=True)), **wrong}
     rows = [[look(way, k / steps) for k in range(steps + 1)] for way in progress(ways, desc="walk")]
     likely = _likely(torch.stack([place.answer for row in rows for place in row]))
     return Walk(
