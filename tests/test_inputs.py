@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,10 +29,10 @@ def network(seed: int = 0, widths: tuple[int, ...] = (4, 5, 6, 3)) -> lmc.Networ
         return lmc.canonicalize(mlp(widths).double())
 
 
-def language_model(seed: int = 0) -> lmc.Network:
+def language_model(seed: int = 0, words: int = 1024) -> lmc.Network:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return lmc.canonicalize(gpt2(n_layer=1, n_embd=8, n_head=2, n_inner=16, n_positions=8, vocab_size=1024))
+        return lmc.canonicalize(gpt2(n_layer=1, n_embd=8, n_head=2, n_inner=16, n_positions=8, vocab_size=words))
 
 
 A, B, C = map(network, range(3))
@@ -64,7 +65,6 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.evaluate(A, [(X, [0] * 6)]), TypeError, "the targets of a minibatch must be a Tensor"),
     "evaluate: no inputs": (
         lambda: lmc.evaluate(A, [(None, Y)]), TypeError, "the inputs of a minibatch must be a Tensor"),
-    "evaluate: only empty batches": (lambda: lmc.evaluate(A, [(X[:0], Y[:0])]), ValueError, "the data are empty"),
     "evaluate: a half batch": (lambda: lmc.evaluate(A, [(X[:0], Y)]), ValueError, "minibatch 0 has inputs or targets"),
     "evaluate: target -100": (
         lambda: lmc.evaluate(A, [(X, torch.full((6,), -100))]), ValueError, "class numbers from 0 to 2, .* is -100"),
@@ -87,19 +87,13 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "merge: a model": (
         lambda: lmc.merge(A, mlp((4, 5, 3))), TypeError, r"b must be a Network.*lmc.canonicalize\(model\)"),
     "merge: lam in words": (lambda: lmc.merge(A, B, "0.5"), TypeError, "lam must be a number, not '0.5'"),
-    "merge: lam NaN": (lambda: lmc.merge(A, B, NAN), ValueError, r"in \[0, 1\], but is nan"),
-    "merge: lam huge": (lambda: lmc.merge(A, B, 10**400), ValueError, r"in \[0, 1\]"),
-    "merge_circuits: no heads": (lambda: lmc.merge_circuits(A, B), ValueError, "without heads have no circuits"),
     "merge_circuits: lam None": (
         lambda: lmc.merge_circuits(GPT, GPT, None), TypeError, "lam must be a number, not None"),
     "average: no list": (lambda: lmc.average(A), TypeError, "networks must be a Sequence, not a Network"),
     "average: a model": (lambda: lmc.average([A, mlp((4, 5, 3))]), TypeError, r"networks\[1\] must be a Network"),
-    "average: two kinds": (
-        lambda: lmc.average([A, network(0, (4, 5, 3))], [1, 0]), ValueError, "different architectures"),
     "average: NaN": (
         lambda: lmc.average([A, B], [NAN, 1.0]), ValueError, r"weights\[0\] must be a finite number, not nan"),
     "average: words": (lambda: lmc.average([A, B], "ab"), TypeError, r"weights\[0\] must be a number, not 'a'"),
-    "average: no weights": (lambda: lmc.average([A, B], []), ValueError, "2 networks need as many weights"),
     "average: merge in words": (lambda: lmc.average([A, B], merge="mean"), TypeError, "merge must be a function"),
     # paths
     "interpolate: a model": (lambda: lmc.interpolate(mlp((4, 5, 3)), B, DATA), TypeError, "a must be a Network"),
@@ -120,7 +114,6 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.interpolate(*(network(i, (4, 5, 1)) for i in range(2)), [(X, 0 * Y)], calibrate=True),
         ValueError, "a temperature needs the logits of two classes"),
     "barrier: no curve": (lambda: lmc.barrier([1, 2, 1]), TypeError, "curve must be a Curve, not a list"),
-    "barrier: convention": (lambda: lmc.barrier(CURVE, None), ValueError, "unknown convention None"),
     "barriers: no splits": (lambda: lmc.barriers(A, B, DATA), TypeError, "data must be a set in its splits.*no train"),
     "plane: a model": (lambda: lmc.interpolate_plane([A, B, 5], DATA), TypeError, r"networks\[2\] must be a Network"),
     "plane: points 1": (
@@ -304,5 +297,7 @@ def used_up(a: lmc.Network, b: lmc.Network, lam: float, batches: Iterator) -> lm
 def test_a_token_that_is_a_control_character_is_shown_as_its_code():
     """Or the static twin would be an SVG that no browser opens."""
     bell = Tokenizer(WordLevel({"\a": 0, "b": 1}))
-    figure = lmc.explore_symmetry(GPT, "r", torch.zeros(1, 2, dtype=torch.int64), tokenizer=bell, steps=1)
-    assert "\a" not in figure.state
+    figure = lmc.explore_symmetry(
+        language_model(words=4), "r", torch.zeros(1, 2, dtype=torch.int64), tokenizer=bell, steps=1
+    )
+    assert r"\x07" in json.loads(figure.state)["labels"]
