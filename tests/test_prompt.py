@@ -104,7 +104,7 @@ def test_a_curve_with_texts(prompt, network, tokenizer):
     [
         ({"text": ""}, "has no token"),
         ({"length": 0}, "length must be at least 1"),
-        ({"temperature": 0.0}, "at least 1e-09, not 0"),
+        ({"temperature": 0.0}, "at least 1e-09 and at most 1e.09, not 0"),
     ],
 )
 def test_bad_prompts(tokenizer, options, message):
