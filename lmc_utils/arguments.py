@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+from torch import Tensor
 
-def count(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number of at least ``least``.
+# What neither an SVG nor a file's name can hold: control characters but for tab and line feed, halves of pairs, no
+# characters at all.
+BROKEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+LETTERS = 200  # in the name of a thing at most
+
+
+def brief(value: Any) -> str:
+    """Return a value as one short line, for an error: a tensor by its shape, everything else cut after 80 letters."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "") -> None:
+    """Check that a value is of a kind; ``hint`` says how to get one.
+
+    Raises
+    ------
+    TypeError
+        If it is of another kind.
+
+    Examples
+    --------
+    >>> instance("networks", [], (list, tuple))
+    """
+    if not isinstance(value, kind):
+        kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise TypeError(f"{name} must be a {kinds}, not a {type(value).__name__}{': ' * bool(hint)}{hint}")
+
+
+def same_shape(shape: tuple[int, ...], **values: Tensor) -> None:
+    """Check that tensors of real numbers have one shape.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor.
+    ValueError
+        If one has another shape, or not a float for a dtype.
+    """
+    for name, value in values.items():
+        instance(name, value, Tensor)
+        if tuple(value.shape) != tuple(shape) or not value.is_floating_point():
+            raise ValueError(f"{name} must be floats of shape {tuple(shape)}, but is {brief(value)}")
+
+
+def count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """Return a whole number of at least ``least`` and at most ``most``.
 
     Raises
     ------
     TypeError
         If the value is no whole number (``True``, ``2.5`` and ``"2"`` are not).
     ValueError
-        If it is smaller than ``least``.
+        If it is smaller than ``least`` or larger than ``most``.
 
     Examples
     --------
@@ -23,10 +75,34 @@ def count(name: str, value: Any, least: int = 1) -> int:
     300
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
+        raise TypeError(f"{name} must be a whole number, not {brief(value)}")
+    value = int(value)
+    if not least <= value <= most:
+        raise ValueError(
+            f"{name} must be at {f'least {least}' if value < least else f'most {most}'}, not {brief(value)}"
+        )
+    return value
+
+
+def real(name: str, value: Any) -> float:
+    """Return a number, which may be NaN or infinite.
+
+    Raises
+    ------
+    TypeError
+        If the value is no real number (``True`` and ``"0.1"`` are not).
+
+    Examples
+    --------
+    >>> real("lam", 0.5)
+    0.5
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {brief(value)}")
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.copysign(math.inf, value > 0 or -1)
 
 
 def number(
@@ -46,13 +122,12 @@ def number(
     >>> number("lr", 0.02, above=0)
     0.02
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+    value = real(name, value)
     if not (math.isfinite(value) and least <= value <= most and value > above):
         low = f"above {above:g}" if above >= least else f"at least {least:g}"
         bounds = [low] * (max(least, above) > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
-        raise ValueError(f"{name} must be a finite number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value}")
-    return float(value)
+        raise ValueError(f"{name} must be a finite number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value:g}")
+    return value
 
 
 def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
@@ -69,5 +144,101 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     'labels'
     """
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {brief(value)}")
     return value
+
+
+def wording(name: str, value: Any, most: float = LETTERS, lines: bool = False) -> str:
+    """Return a text that may stand in a page, an SVG or the name of a file.
+
+    Parameters
+    ----------
+    name, value
+        What is looked at, and how the error calls it.
+    most
+        So many letters at most.
+    lines
+        Whether it may have several lines, and be empty.
+
+    Raises
+    ------
+    TypeError
+        If the value is no text.
+    ValueError
+        If it has a control character, is too long or, as a name, empty.
+
+    Examples
+    --------
+    >>> wording("title", "From A to B")
+    'From A to B'
+    """
+    instance(name, value, str)
+    if len(value) > most:
+        raise ValueError(f"{name} must have at most {most} letters, but has {len(value)}: {brief(value)}")
+    if BROKEN.search(value) or (not lines and ("\n" in value or "\t" in value)):
+        raise ValueError(f"{name} must have no control character, but is {brief(value)}")
+    if not (value or lines):
+        raise ValueError(f"{name} must not be empty")
+    return value
+
+
+def pairs(batches: Iterable) -> Iterator[tuple[Any, Any]]:
+    """Go through minibatches and look at each before it is used; those without a sample are left out.
+
+    Raises
+    ------
+    TypeError
+        If they cannot be iterated over, or one of them is no pair ``(inputs, targets)``.
+    ValueError
+        If one has inputs and no targets, or the other way round, or a scalar for many.
+    """
+    if isinstance(batches, (str, bytes, Mapping, Tensor)) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches must be minibatches (inputs, targets), such as lmc.data.Batches, not {brief(batches)}"
+        )
+    for i, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(f"each minibatch must be a pair (inputs, targets), but number {i} is {brief(batch)}")
+        if lone := [brief(part) for part in batch if isinstance(part, Tensor) and not part.ndim]:
+            raise ValueError(f"each minibatch must have one row for each sample, but in number {i} is {lone[0]}")
+        sizes = {len(part) for part in batch if isinstance(part, Tensor)}
+        if 0 in sizes and len(sizes) > 1:
+            raise ValueError(f"minibatch {i} has inputs or targets, but not both: {' and '.join(map(brief, batch))}")
+        if sizes != {0}:
+            yield batch[0], batch[1]
+
+
+@contextmanager
+def reading(inputs: Any) -> Iterator[None]:
+    """Run a network; if its library cannot go through with it, say of which inputs.
+
+    Raises
+    ------
+    ValueError
+        In place of the errors that torch and timm raise for inputs of a wrong shape, dtype or range.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"the network cannot read these inputs, {brief(inputs)}: {why}") from error
+
+
+def check_targets(logits: Tensor, targets: Tensor) -> None:
+    """Check that targets are class numbers, one for each row of logits.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape or dtype, or are negative or beyond the classes.
+    """
+    if targets.dtype != torch.int64:
+        raise ValueError(f"targets must be class numbers of dtype int64, not {brief(targets)}")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"targets must be one class number for each answer, {brief(logits)}, not {brief(targets)}")
+    classes = logits.shape[-1]
+    for value in map(int, targets.aminmax() if targets.numel() else ()):
+        if not 0 <= value < classes:
+            raise ValueError(f"targets must be class numbers from 0 to {classes - 1}, but there is {value}")

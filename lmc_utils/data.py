@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 
 import datasets
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from pyarrow import parquet
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from .arguments import brief, count, instance, wording
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 SHIPPED = {
@@ -51,8 +54,10 @@ class Batches:
 
     Raises
     ------
+    TypeError
+        If inputs or targets are no tensors, the batch size no whole number, or a name of a class no text.
     ValueError
-        If there is no sample, the lengths differ, or the batch size is not positive.
+        If there is no sample, the lengths differ, the batch size is not positive, or targets are not int64.
     """
 
     inputs: Tensor
@@ -61,12 +66,20 @@ class Batches:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, values in {"inputs": self.inputs, "targets": self.targets}.items():
+            instance(name, values, Tensor)
+            if not values.ndim:
+                raise ValueError(f"{name} must have one row for each sample, but are {brief(values)}")
         if len(self.inputs) != len(self.targets):
             raise ValueError(f"{len(self.inputs)} inputs but {len(self.targets)} targets: there must be one of each")
         if len(self.inputs) == 0:
             raise ValueError("these batches are empty: at least one sample is needed")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        count("batch_size", self.batch_size, most=2**31 - 1)
+        if self.targets.dtype != torch.int64:
+            raise ValueError(f"targets must be class numbers of dtype int64, not {brief(self.targets)}")
+        instance("classes", self.classes, (tuple, list))
+        for i, name in enumerate(self.classes):
+            instance(f"classes[{i}]", name, str)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.inputs.split(self.batch_size), self.targets.split(self.batch_size), strict=True)
@@ -77,8 +90,7 @@ class Batches:
 
     def take(self, n: int) -> Batches:
         """The first ``n`` samples (all of them, if there are fewer); ``n`` below 1 raises ValueError."""
-        if n < 1:
-            raise ValueError(f"take at least 1 sample, not {n}")
+        count("n", n)
         return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
 
     def cut(self, n: int) -> tuple[Batches, Batches]:
@@ -183,14 +195,20 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
 
     Raises
     ------
+    TypeError
+        If an argument is of another type.
     FileNotFoundError
         If a shipped file is missing.
     ValueError
         If a shipped file is damaged; if a name is neither shipped, nor a folder, nor a set that the hub gives (say,
         without a network); if a set has no such splits or columns, or a split is shorter than one window.
     """
-    if context < 1:
-        raise ValueError(f"context must be at least 1 token, not {context}")
+    wording("name", name, most=4096)
+    count("batch_size", batch_size, most=2**31 - 1)
+    count("context", context)
+    instance(
+        "tokenizer", tokenizer, (Tokenizer, NoneType), "a fast tokenizer of transformers has one, .backend_tokenizer"
+    )
     if name in SHIPPED and tokenizer is None:
         splits, classes, tokenizer, scale = _shipped(name)
     else:
@@ -220,9 +238,16 @@ def load_table(name: str) -> pd.DataFrame:
     FileNotFoundError
         If there is no such table.
     ValueError
-        If it is damaged.
+        If it is damaged, or the name is a path.
     """
+    if wording("name", name) != Path(name).name:
+        raise ValueError(f"name must be that of a table, such as 'barriers', and no path, but is {brief(name)}")
     return pd.read_csv(verify(ASSETS / "results" / f"{name}.csv"))
+
+
+def vocabulary(tokenizer: Tokenizer) -> int:
+    """How many numbers of tokens a network must know: one more than the largest, which may be more than the tokens."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def verify(path: Path) -> Path:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .data import ASSETS, Data, verify
+from .arguments import brief, choice, count, instance, wording
+from .data import ASSETS, Data, verify, vocabulary
 from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
 from .networks.vit import vit
@@ -129,23 +130,41 @@ def shaped(architecture: str, config: dict, data: Data) -> dict:
     Raises
     ------
     ValueError
-        If the network reads text and the data hold images, or the other way round.
+        If there is no such architecture, an mlp has no hidden layers, or the network reads text and the data hold
+        images, or the other way round.
     """
+    choice("architecture", architecture, tuple(BUILDERS))
+    instance("config", config, dict)
+    instance("data", data, Data, "lmc.load_data loads them")
     if architecture == "gpt2":
         if data.tokenizer is None:
             raise ValueError(f"a GPT-2 reads text, but {data.name!r} holds images")
-        return config | {"vocab_size": data.tokenizer.get_vocab_size()}
+        return config | {"vocab_size": vocabulary(data.tokenizer)}
     if data.tokenizer is not None:
         raise ValueError(f"{architecture!r} reads images, but {data.name!r} holds text")
+    if data.train.inputs.ndim != 4:
+        raise ValueError(f"images are needed, of shape (N, C, H, W), but the inputs are {brief(data.train.inputs)}")
     channels, height, width = data.train.inputs.shape[1:]
     if architecture == "mlp":
+        if not isinstance(config.get("hidden"), (list, tuple)):
+            raise ValueError(f"an mlp needs its hidden layers, such as [256, 256], not {brief(config.get('hidden'))}")
         rest = {key: value for key, value in config.items() if key != "hidden"}
         return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]} | rest
     return config | {"img_size": [height, width], "in_chans": channels, "num_classes": len(data.classes)}
 
 
 def augmentation(name: str, data: Data) -> Callable[[Tensor], Tensor]:
-    """A random change of one standardised image of these data."""
+    """A random change of one standardised image of these data.
+
+    Raises
+    ------
+    ValueError
+        If there is no such change, or the data are no images.
+    """
+    choice("augment", name, ("flip", "crop", "crop and jitter", "crop and policy"))
+    instance("data", data, Data, "lmc.load_data loads them")
+    if data.scale is None:
+        raise ValueError(f"augment={name!r} changes images, but {data.name!r} holds none")
     from torchvision.transforms import v2
 
     size = data.train.inputs.shape[-1]
@@ -202,14 +221,18 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
 
     Raises
     ------
+    TypeError
+        If the name is no text, or the seed no whole number.
     ValueError
         If there is no such end point, or its file is corrupt.
     """
+    wording("name", name)
+    count("seed", seed, 0)
     if seed not in (shipped := list_endpoints()).get(name, []):
         known = f"{PRESETS[name].architecture} --preset {name}" if name in PRESETS else name
         raise ValueError(
-            f"no end point {name!r} with seed {seed}; shipped are {shipped}. "
-            f"Train it with: python -m lmc_utils train {known} --seed {seed}"
+            f"no end point {name!r} with seed {brief(seed)}; shipped are {shipped}. "
+            f"Train it with: python -m lmc_utils train {known} --seed {brief(seed)}"
         )
     path = ASSETS / "endpoints" / f"{name}-seed{seed}.safetensors"
     verify(path)

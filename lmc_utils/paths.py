@@ -13,6 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .arguments import (
+    brief,
+    check_targets,
+    count,
+    instance,
+    number,
+    pairs,
+    reading,
+    real,
+    same_shape,
+)
 from .networks.base import Network, check_same_architecture
 from .progress import progress
 from .spec import Params
@@ -28,6 +39,29 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 Merge = Callable[[Network, Network, float], Network]
 EXAMPLES = 512  # as many test samples' answers are kept along a path, for the figures
+EMPTY = "no batch to evaluate on: the data are empty, or an iterator that has come to its end"
+MOST = 100_000  # networks that one call evaluates
+
+
+def check_networks(**networks: Network) -> None:
+    """Raise a TypeError that names the argument if one is no network in canonical form."""
+    for name, network in networks.items():
+        instance(name, network, Network, "lmc.canonicalize(model) makes one of a model")
+
+
+def check_functions(**functions: Callable) -> None:
+    """Raise a TypeError that names the argument if one cannot be called."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function of networks, not {brief(function)}")
+
+
+def check_several(networks: Sequence[Network]) -> None:
+    """Raise an error if this is no list of networks of one architecture."""
+    instance("networks", networks, Sequence)
+    check_networks(**{f"networks[{i}]": network for i, network in enumerate(networks)})
+    if networks:
+        check_same_architecture(*networks)
 
 
 def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
@@ -35,10 +69,13 @@ def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
 
     Raises
     ------
+    TypeError
+        If a or b is no network, or ``lam`` no number.
     ValueError
         If ``lam`` is outside [0, 1] or the architectures differ.
     """
-    if not 0 <= lam <= 1:
+    check_networks(a=a, b=b)
+    if not 0 <= real("lam", lam) <= 1:
         raise ValueError(f"lam is a position between network a (0) and network b (1), in [0, 1], but is {lam}")
     check_same_architecture(a, b)
     return Network(a.architecture, {name: torch.lerp(p, b.params[name], lam) for name, p in a.params.items()})
@@ -61,10 +98,17 @@ def average(networks: Sequence[Network], weights: Sequence[float] | None = None,
 
     Raises
     ------
+    TypeError
+        If one is no network, or a weight no number.
     ValueError
         If there is no network, the architectures differ, or the weights are not as above.
     """
-    weights = [1 / len(networks)] * len(networks) if weights is None and len(networks) else weights
+    check_several(networks)
+    check_functions(merge=merge)
+    weights = [1 / max(1, len(networks))] * len(networks) if weights is None else weights
+    instance("weights", weights, Sequence)
+    for i, weight in enumerate(weights):
+        number(f"weights[{i}]", weight)
     if not networks or len(weights) != len(networks) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"{len(networks)} networks need as many weights, not negative and with sum 1, not {weights}")
     mean, total = networks[0], weights[0]
@@ -108,6 +152,65 @@ def logits_of(output: Any) -> Tensor:
     return getattr(output, "logits", output)
 
 
+def answer(network: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
+    """The logits that a network answers, shape (..., classes).
+
+    Raises
+    ------
+    TypeError
+        If it answers no logits.
+    ValueError
+        If a network of this package, or a module, cannot read the inputs.
+    """
+    if isinstance(network, (Network, nn.Module)):
+        instance("the inputs of a minibatch", inputs, Tensor)
+        with reading(inputs):
+            logits = logits_of(network(inputs))
+    else:
+        logits = logits_of(network(inputs))
+    instance("what the network answers, or its .logits,", logits, Tensor)
+    if logits.ndim < 2 or not logits.shape[-1] or not logits.is_floating_point():
+        raise ValueError(f"a network must answer logits of shape (..., classes), not {brief(logits)}")
+    return logits
+
+
+def activations_of(network: Network, inputs: Tensor) -> dict[str, Tensor]:
+    """For each site what its writers write, shape (samples, size): see :meth:`lmc_utils.Network.activations`.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot read the inputs, or they or what a site gets are not finite.
+    """
+    instance("the inputs of a minibatch", inputs, Tensor)
+    if not inputs.isfinite().all():
+        raise ValueError(f"the inputs of a minibatch, {brief(inputs)}, have NaN or infinite entries")
+    with reading(inputs):
+        found = network.activations(inputs)
+    if wrong := [site for site, x in found.items() if not x.isfinite().all()]:
+        raise ValueError(f"what is written into the site {wrong[0]!r} is NaN or infinite for some inputs")
+    return found
+
+
+def held(batches: Iterable[Batch]) -> list[Batch]:
+    """All minibatches of tensors: one order for all networks, also where each pass over the data would shuffle them.
+
+    Raises
+    ------
+    TypeError
+        If they are no pairs of tensors.
+    ValueError
+        If there is none.
+    """
+    found = list(pairs(batches))
+    for inputs, targets in found:
+        instance("the inputs of a minibatch", inputs, Tensor)
+        instance("the targets of a minibatch", targets, Tensor)
+    if not found:
+        raise ValueError(EMPTY)
+    return found
+
+
 class Evaluation(NamedTuple):
     """What :func:`evaluate` returns."""
 
@@ -140,24 +243,44 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
 
     Raises
     ------
+    TypeError
+        If the network cannot be called, or the batches are no pairs of tensors.
     ValueError
-        If there is no batch.
+        If there is no batch, the network cannot read the inputs, a target is no number of a class, or the loss is not
+        finite.
     """
-    loss, correct, count, kept = 0.0, 0, 0, []
+    return _evaluate(network, batches, count("keep", keep, 0))
+
+
+def _evaluate(
+    network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep: int = 0, which: str = "this network"
+) -> Evaluation:
+    """What :func:`evaluate` does; an error calls the network as ``which`` says."""
+    if not callable(network):
+        raise TypeError(f"{which} cannot be evaluated: it must be a network or a function, not {brief(network)}")
+    loss, correct, total, kept = 0.0, 0, 0, []
     module = isinstance(network, nn.Module)  # which expects its inputs where it is; a Network fetches them
     device = next((p.device for p in network.parameters()), None) if module else None
-    for inputs, targets in batches:
-        logits = logits_of(network(inputs if device is None else inputs.to(device)))
+    for inputs, targets in pairs(batches):
+        instance("the targets of a minibatch", targets, Tensor)
+        logits = answer(network, inputs if device is None or not isinstance(inputs, Tensor) else inputs.to(device))
         targets = targets.to(logits.device)
+        check_targets(logits, targets)
         loss += cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum").item()
         correct += (logits.argmax(-1) == targets).sum().item()
-        count += targets.numel()
+        total += targets.numel()
         missing = keep - sum(map(len, kept))
         if missing > 0:
             kept.append(logits[:missing].float().cpu())
-    if count == 0:
-        raise ValueError("no batch to evaluate on: the data are empty")
-    return Evaluation(loss / count, correct / count, torch.cat(kept) if kept else torch.empty(0))
+    if total == 0:
+        raise ValueError(EMPTY)
+    if not math.isfinite(loss):
+        raise ValueError(f"{which} cannot be evaluated: its loss is {loss}, look at its weights and at the inputs")
+    if len({logits.shape[1:] for logits in kept}) > 1:
+        raise ValueError(
+            f"the logits to keep have different shapes, {brief(kept[0])} first: cut all samples to one length"
+        )
+    return Evaluation(loss / total, correct / total, torch.cat(kept) if kept else torch.empty(0))
 
 
 def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
@@ -170,9 +293,18 @@ def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
     ----------
     logits, targets
         Shapes (samples, classes) and (samples,).
+
+    Raises
+    ------
+    ValueError
+        If there is only one class, or the logits are not finite.
     """
     from scipy.optimize import minimize_scalar
 
+    if logits.shape[-1] < 2:
+        raise ValueError(f"a temperature needs the logits of two classes or more, but there is {brief(logits)}")
+    if not logits.isfinite().all():
+        raise ValueError(f"the logits to calibrate, {brief(logits)}, have NaN or infinite entries")
     unit = logits.std().item() or 1.0  # so that the search does not depend on the scale that is sought
 
     def loss(log_temperature: float) -> float:
@@ -222,6 +354,13 @@ class Curve:
         The loss at each lambda with one temperature fitted there, shape (points,), nats; None if not asked for.
     texts
         What the network at each lambda writes from a prompt; None if not asked for.
+
+    Raises
+    ------
+    TypeError
+        If ``lambdas`` or a measure is no tensor.
+    ValueError
+        If they have different shapes, or ``lambdas`` do not begin at 0 and end at 1.
     """
 
     lambdas: Tensor
@@ -231,6 +370,13 @@ class Curve:
     ends: Curve | None = None
     calibrated: Tensor | None = None
     texts: tuple[Text, ...] | None = None
+
+    def __post_init__(self) -> None:
+        instance("lambdas", self.lambdas, Tensor)
+        if self.lambdas.ndim != 1 or self.lambdas[:1].tolist() != [0] or self.lambdas[-1:].tolist() != [1]:
+            raise ValueError(f"lambdas must be a row of numbers, the first 0 and the last 1, not {brief(self.lambdas)}")
+        calibrated = {} if self.calibrated is None else {"calibrated": self.calibrated}
+        same_shape(self.lambdas.shape, loss=self.loss, accuracy=self.accuracy, **calibrated)
 
     @property
     def baseline(self) -> Tensor:
@@ -308,9 +454,12 @@ def barrier(curve: Curve, convention: str = "line") -> float:
 
     Raises
     ------
+    TypeError
+        If this is no curve.
     ValueError
         If the convention is unknown, or it is the midpoint's and the grid has none.
     """
+    instance("curve", curve, Curve, "lmc.interpolate measures one")
     ends = curve.baseline[[0, -1]]
     match convention:
         case "line":
@@ -324,7 +473,7 @@ def barrier(curve: Curve, convention: str = "line") -> float:
             if (curve.lambdas[middle] - 0.5).abs() > 1e-9:
                 raise ValueError(f"a grid of {len(curve.lambdas)} points has no midpoint: take an odd number")
             return curve.excess[middle].item()
-    raise ValueError(f"unknown convention {convention!r}; known are 'line', 'mean', 'worst', 'midpoint'")
+    raise ValueError(f"unknown convention {brief(convention)}; known are 'line', 'mean', 'worst', 'midpoint'")
 
 
 def interpolate(
@@ -359,23 +508,33 @@ def interpolate(
 
     Raises
     ------
+    TypeError
+        If a or b is no network, the batches are no pairs of tensors, or ``merge`` or ``prompt`` cannot be called.
     ValueError
-        If the architectures differ, ``points`` is below 2, or there is no batch.
+        If the architectures differ, ``points`` is below 2, there is no batch, a network cannot read the inputs, a
+        target is no number of a class, or a loss is not finite.
     """
-    if points < 2:
-        raise ValueError(f"a path needs both ends, so at least 2 points, but points is {points}")
+    count("points", points, 2, MOST)
+    check_networks(a=a, b=b)
     check_same_architecture(a, b)
+    check_functions(merge=merge, **({} if prompt is None else {"prompt": prompt}))
+    instance("calibrate", calibrate, bool)
+    if ends is not None:
+        if not isinstance(ends, Sequence) or len(ends) != 2:
+            raise TypeError(f"ends must be the two original end points, not {brief(ends)}")
+        check_networks(**{f"ends[{i}]": network for i, network in enumerate(ends)})
     lambdas = torch.linspace(0, 1, points, dtype=torch.float64)
     inside = (merge(a, b, lam) for lam in lambdas[1:-1].tolist())
-    passes = list(batches)  # one order for all networks, also where each pass over the data would shuffle them
+    passes = held(batches)
     classes = tuple(getattr(batches, "classes", ()))
     texts: list[Text] = []
 
-    def path() -> Iterator[Network]:
-        for network in progress(chain([a], inside, [b]), total=points, desc="path"):
+    def path() -> Iterator[tuple[str, Network]]:
+        networks = progress(chain([a], inside, [b]), total=points, desc="path")
+        for lam, network in zip(lambdas.tolist(), networks, strict=True):
             if prompt:
                 texts.append(prompt(network))
-            yield network
+            yield f"the network at lambda = {lam:.4g}", network
 
     found = measure(path(), passes, classes, calibrate)
     return Curve(
@@ -396,23 +555,27 @@ class Measures(NamedTuple):
 
 
 def measure(
-    networks: Iterable[Network], batches: Sequence[Batch], classes: tuple[str, ...] = (), calibrate: bool = False
+    networks: Iterable[tuple[str, Network]],
+    batches: Sequence[Batch],
+    classes: tuple[str, ...] = (),
+    calibrate: bool = False,
 ) -> Measures:
     """Loss, accuracy and a few answers of each of several networks, in one order of the data.
 
     Parameters
     ----------
     networks
-        One at a time: none is kept.
+        One at a time, each after the words by which an error calls it: none is kept.
     batches
-        ``(inputs, targets)``; ``classes`` are the names of the targets.
+        ``(inputs, targets)``, as :func:`held` gives them; ``classes`` are the names of the targets.
     calibrate
         Also fit one temperature to each network, for which all its logits are held in memory.
     """
-    few = EXAMPLES if batches and batches[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
+    alike = len({inputs.shape[1:] for inputs, _ in batches}) == 1
+    few = EXAMPLES if alike and batches[0][1].ndim == 1 else 0  # answers to texts are not kept: they are large
     loss, accuracy, kept, calibrated = [], [], [], []
-    for network in networks:
-        found = evaluate(network, batches, keep=sum(len(y) for _, y in batches) if calibrate else few)
+    for which, network in networks:
+        found = _evaluate(network, batches, sum(len(y) for _, y in batches) if calibrate else few, which)
         loss.append(found.loss)
         accuracy.append(found.accuracy)
         kept.append(found.logits[:few].clone())
@@ -458,7 +621,7 @@ def barriers(
     data
         Its training split is what the barrier on training data is measured on: pass a part of it if it is large.
     points, merge, ends
-        As for :func:`interpolate`.
+        As for :func:`interpolate`, which also says what is refused.
 
     Returns
     -------
@@ -471,6 +634,8 @@ def barriers(
     train, validation : float
         The barrier of the loss on the other splits, nats; None where there is no such split.
     """
+    if missing := [split for split in ("train", "test", "validation") if not hasattr(data, split)]:
+        raise TypeError(f"data must be a set in its splits, from lmc.load_data, but {brief(data)} has no {missing[0]}")
     along = partial(interpolate, a, b, points=points, merge=merge, ends=ends)
     test = along(data.test, calibrate=True)
     others = (None if split is None else along(split).barrier for split in (data.train, data.validation))
@@ -499,12 +664,26 @@ class Plane:
         Shape (points, points), nats; rows follow ``y``, columns ``x``.
     corners
         Where the three networks stand, shape (3, 2).
+
+    Raises
+    ------
+    TypeError
+        If one of them is no tensor.
+    ValueError
+        If the shapes do not fit.
     """
 
     x: Tensor
     y: Tensor
     loss: Tensor
     corners: Tensor
+
+    def __post_init__(self) -> None:
+        for name, axis in {"x": self.x, "y": self.y}.items():
+            instance(name, axis, Tensor)
+            same_shape((axis.numel(),), **{name: axis})
+        same_shape((len(self.y), len(self.x)), loss=self.loss)
+        same_shape((3, 2), corners=self.corners)
 
     def plot(self, ax: Axes | None = None, names: Sequence[str] = "ABC") -> Axes:
         """Draw the loss as filled contours, with the three networks and the straight lines between them."""
@@ -532,7 +711,7 @@ def interpolate_plane(
     networks
         Three networks of one architecture, not on one line.
     batches
-        Re-iterable ``(inputs, targets)``.
+        ``(inputs, targets)`` to evaluate on, held in memory.
     points
         The grid has ``points`` x ``points`` networks.
     margin
@@ -540,12 +719,18 @@ def interpolate_plane(
 
     Raises
     ------
+    TypeError
+        If one is no network, or the batches are no pairs of tensors.
     ValueError
-        If there are not three networks, their architectures differ, or they lie on one line.
+        If there are not three networks, their architectures differ, or they lie on one line; if ``points`` is below 2
+        or ``margin`` makes the grid vanish; if there is no batch, or a loss is not finite.
     """
+    check_several(networks)
     if len(networks) != 3:
         raise ValueError(f"three networks span a plane, but there are {len(networks)}")
-    check_same_architecture(*networks)
+    count("points", points, 2, math.isqrt(MOST))
+    margin = number("margin", margin, above=-0.5)
+    passes = held(batches)
     origin, p, q = (_flatten(network.params) for network in networks)
     ex = (p - origin) / (p - origin).norm()
     ey = (q - origin) - ex.dot(q - origin) * ex
@@ -559,7 +744,11 @@ def interpolate_plane(
     steps = [(u, v) for v in y for u in x]
     template = networks[0]
     losses = [
-        evaluate(Network(template.architecture, _unflatten(origin + u * ex + v * ey, template.params)), batches).loss
+        _evaluate(
+            Network(template.architecture, _unflatten(origin + u * ex + v * ey, template.params)),
+            passes,
+            which=f"the network at ({u:.4g}, {v:.4g}) of the plane",
+        ).loss
         for u, v in progress(steps, desc="plane")
     ]
     return Plane(x, y, _vector(losses).view(points, points), corners)

@@ -11,8 +11,13 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
+from .arguments import brief, count, instance, number
+from .data import vocabulary
 from .networks.base import Network
-from .paths import logits_of
+from .paths import answer
+
+LONGEST = 100_000  # tokens to write at most
+TEMPERATURES = 1e-9, 1e9  # beyond them logits divided by it can no longer be told apart
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Prompt:
     tokenizer
         Turns text into tokens; that of the data which the network was trained on.
     length
-        Tokens to write.
+        Tokens to write, 100,000 at most.
     temperature
         Divides the logits: below 1 probable tokens are drawn more often, near 0 always the most probable one.
     seed
@@ -60,8 +65,11 @@ class Prompt:
 
     Raises
     ------
+    TypeError
+        If the text, the tokenizer or a number is something else.
     ValueError
-        If the text has no token, or length or temperature are not positive.
+        If the text has no token or none that the tokenizer knows, ``length`` is below 1, or ``temperature`` is not
+        between 1e-9 and 1e9.
     """
 
     text: str
@@ -71,13 +79,17 @@ class Prompt:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.tokenizer.encode(self.text).ids:
-            raise ValueError(f"the prompt {self.text!r} has no token: a network needs at least one to go on from")
-        if self.length < 1 or self.temperature <= 0:
-            raise ValueError(
-                f"length and temperature must be positive, but are {self.length} and {self.temperature} "
-                "(for the most probable tokens take a temperature near zero)"
-            )
+        instance("text", self.text, str)
+        instance("tokenizer", self.tokenizer, Tokenizer, "a fast tokenizer of transformers has one, .backend_tokenizer")
+        count("length", self.length, 1, LONGEST)
+        number("temperature", self.temperature, *TEMPERATURES)
+        count("seed", self.seed, -(2**63), 2**64 - 1)
+        try:
+            given = self.tokenizer.encode(self.text).ids
+        except Exception as error:  # tokenizers has no class of errors of its own
+            raise ValueError(f"the tokenizer cannot read the prompt {brief(self.text)}: {error}") from error
+        if not given:
+            raise ValueError(f"the prompt {brief(self.text)} has no token: a network needs at least one to go on from")
 
     @torch.no_grad()
     def __call__(self, network: Callable[[Tensor], Any]) -> Text:
@@ -91,9 +103,13 @@ class Prompt:
 
         Raises
         ------
+        TypeError
+            If the network cannot be called, or answers no logits.
         ValueError
-            If the network reads no tokens, or knows fewer than the tokenizer.
+            If the network reads no tokens, does not know the largest number of a token, or answers NaN.
         """
+        if not callable(network):
+            raise TypeError(f"a prompt is written on by a network or a function, not by {brief(network)}")
         context = _context(network, self.tokenizer) if isinstance(network, Network) else None
         given = self.tokenizer.encode(self.text).ids
         generator = torch.Generator().manual_seed(self.seed)
@@ -101,7 +117,12 @@ class Prompt:
         stream = DecodeStream(ids=given, skip_special_tokens=False)  # some characters are made of several tokens
         for _ in range(self.length):
             window = torch.tensor([ids if context is None else ids[-context:]])
-            logits = logits_of(network(window))[0, -1].float().cpu()
+            logits = answer(network, window)
+            if logits.ndim != 3:
+                raise ValueError(f"a network must answer tokens with logits (1, T, vocabulary), not {brief(logits)}")
+            logits = logits[0, -1].float().cpu()
+            if not logits.max().isfinite():
+                raise ValueError(f"the network answers NaN or infinity after {len(ids)} tokens: look at its weights")
             noise = -torch.empty_like(logits).exponential_(generator=generator).log()
             chosen = (logits / self.temperature + noise).argmax().item()
             ids.append(chosen)
@@ -114,7 +135,10 @@ def _context(network: Network, tokenizer: Tokenizer) -> int:
     """The longest input of a network that knows all tokens of this tokenizer."""
     if network.architecture.reads is None:
         raise ValueError("a prompt needs a network that reads tokens, but the inputs of this one are no tokens")
-    vocabulary, context = network.architecture.reads
-    if (known := tokenizer.get_vocab_size()) > vocabulary:
-        raise ValueError(f"the tokenizer has {known} tokens, but the network knows only {vocabulary}: take its own")
+    known, context = network.architecture.reads
+    if (needed := vocabulary(tokenizer)) > known:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, but the network knows only the numbers below "
+            f"{known}, not {needed - 1}: take its own"
+        )
     return context

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .arguments import instance, pairs
 from .networks.base import Network
-from .paths import merge
+from .paths import activations_of, merge
 
 
 @torch.no_grad()
@@ -18,11 +19,11 @@ def moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[
     Raises
     ------
     ValueError
-        If there is no batch.
+        If there is no batch, the network cannot read the inputs, or they or the activations are not finite.
     """
     seen: dict[str, list[Tensor]] = {}
-    for inputs, _ in batches:
-        for site, x in network.activations(inputs).items():
+    for inputs, _ in pairs(batches):
+        for site, x in activations_of(network, inputs).items():
             seen.setdefault(site, []).append(x.double())
     if not seen:
         raise ValueError("no batch to compute statistics from: the data are empty")
@@ -47,10 +48,28 @@ def repair(a: Network, b: Network, lam: float, batches: Iterable[tuple[Tensor, T
 
     Raises
     ------
+    TypeError
+        If a or b is no network, ``lam`` no number, or the batches are no pairs.
     ValueError
-        If ``lam`` is outside [0, 1], a hidden layer has no bias to shift, or there is no batch.
+        If ``lam`` is outside [0, 1], the network has more than hidden units (heads, a residual stream), a hidden layer
+        has no bias to shift, or there are fewer than two samples.
     """
     merged = merge(a, b, lam)
+    spec = merged.spec
+    if whole := [
+        n
+        for n, s in spec.sites.items()
+        if s.within or spec.inside(n) or s.symmetry.restrict("orthogonal").level == "orthogonal"
+    ]:
+        raise ValueError(
+            f"REPAIR rescales hidden units one by one, as in an MLP, but {', '.join(whole[:3])} of these networks "
+            f"{'is' if len(whole) == 1 else 'are'} no hidden units: merge them without it"
+        )
+    batches = list(pairs(batches))
+    for inputs, _ in batches:
+        instance("the inputs of a minibatch", inputs, Tensor)
+    if sum(len(inputs) for inputs, _ in batches) == 1:
+        raise ValueError("REPAIR measures the spread of every unit: it needs two samples or more, but there is 1")
     goal_a, goal_b = moments(a, batches), moments(b, batches)
     for site in merged.spec.sites:
         mean, std = moments(merged, batches)[site]  # measured anew: the layers below have just changed

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .networks.base import Network, check_same_architecture
-from .paths import Batch, Examples, average, measure
+from .arguments import brief, count, instance, same_shape
+from .networks.base import Network
+from .paths import MOST, Batch, Examples, average, check_several, held, measure
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ class Simplex:
         The answers to a few samples, for the figures; None for networks that do not classify whole inputs.
     calibrated
         The loss of each mixture with one temperature fitted to it, shape (points,), nats; None if not asked for.
+
+    Raises
+    ------
+    TypeError
+        If ``weights`` or a measure is no tensor.
+    ValueError
+        If the shapes do not fit, or a vertex is missing.
     """
 
     weights: Tensor
@@ -42,6 +51,14 @@ class Simplex:
     accuracy: Tensor
     examples: Examples | None = None
     calibrated: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        instance("weights", self.weights, Tensor)
+        same_shape(self.weights.shape, weights=self.weights)
+        if self.weights.ndim != 2 or not self.weights.numel() or not self.weights.amax(0).min() > 1 - 1e-6:
+            raise ValueError(f"weights must be rows of mixtures, each vertex among them, not {brief(self.weights)}")
+        calibrated = {} if self.calibrated is None else {"calibrated": self.calibrated}
+        same_shape(self.weights.shape[:1], loss=self.loss, accuracy=self.accuracy, **calibrated)
 
     def _over(self, values: Tensor) -> Tensor:
         """How far values lie above the mean of those at the vertices, weighted as the networks are."""
@@ -127,7 +144,8 @@ def lattice(vertices: int, points: int) -> Tensor:
     Each edge has ``points`` of them. In order of the last weight, then of the one before it: the first vertex is first.
     """
     n = points - 1
-    rests = [rest for rest in product(range(points), repeat=vertices - 1) if sum(rest) <= n]
+    bars = combinations(range(n + vertices - 1), vertices - 1)  # between them lie the weights but the first, as counts
+    rests = [[right - left - 1 for left, right in pairwise((-1, *places))] for places in bars]
     weights = torch.tensor([(n - sum(rest), *reversed(rest)) for rest in rests], dtype=torch.float64) / n
     return weights if n % vertices == 0 else torch.cat([weights, torch.full_like(weights[:1], 1 / vertices)])
 
@@ -151,16 +169,24 @@ def interpolate_simplex(
 
     Raises
     ------
+    TypeError
+        If one is no network, or the batches are no pairs of tensors.
     ValueError
-        If there are fewer than two networks, their architectures differ, ``points`` is below 2, or there is no batch.
+        If there are fewer than two networks, their architectures differ, ``points`` is below 2 or asks for more than
+        100,000 mixtures; if there is no batch, a target is no number of a class, or a loss is not finite.
     """
+    check_several(networks)
     if len(networks) < 2:
         raise ValueError(f"mixtures need two networks or more, not {len(networks)}")
-    if points < 2:
-        raise ValueError(f"an edge needs both ends, so at least 2 points, but points is {points}")
-    check_same_architecture(*networks)
-    weights = lattice(len(networks), points)
-    mixtures = (average(networks, row) for row in progress(weights.tolist(), desc="simplex"))
-    return Simplex(
-        weights, **measure(mixtures, list(batches), tuple(getattr(batches, "classes", ())), calibrate)._asdict()
-    )
+    count("points", points, 2, MOST)
+    instance("calibrate", calibrate, bool)
+    if (many := math.comb(points + len(networks) - 2, points - 1)) > MOST:
+        raise ValueError(f"points={points} for {len(networks)} networks are {many} mixtures, over {MOST}: lower points")
+    passes, weights = held(batches), lattice(len(networks), points)
+
+    def mixtures() -> Iterator[tuple[str, Network]]:
+        for row in progress(weights.tolist(), desc="simplex"):
+            yield f"the mixture {[round(weight, 4) for weight in row]}", average(networks, row)
+
+    found = measure(mixtures(), passes, tuple(getattr(batches, "classes", ())), calibrate)
+    return Simplex(weights, **found._asdict())

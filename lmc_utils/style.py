@@ -11,6 +11,8 @@ from functools import cache
 from itertools import count
 from typing import NamedTuple
 
+from .arguments import wording
+
 MUTED, GRID = "#57606a", "#d8dee4"  # axes and base lines, grid lines, on a light page
 
 Dash = tuple[float, ...]
@@ -45,7 +47,6 @@ _OTHER_DASHES: tuple[Dash, ...] = ((), (6, 2), (4, 1.5, 1, 1.5), (2, 1))
 _fresh = count()
 
 
-@cache
 def style(name: str) -> Style:
     """The look of a method, found by a keyword in its name.
 
@@ -55,7 +56,19 @@ def style(name: str) -> Style:
         Any case. Known keywords: "vanilla", "activation", "weight", "learned", "permutations only"; with "REPAIR" the
         method keeps its colour and changes its dash. Unknown names get the remaining colours in the order in which they
         are first asked for.
+
+    Raises
+    ------
+    TypeError
+        If the name is no text.
+    ValueError
+        If it has a control character, or more than 200 letters.
     """
+    return _look(wording("name", name))
+
+
+@cache
+def _look(name: str) -> Style:
     lower = name.lower()
     for keyword, (color, dark, dash, repaired) in _KNOWN.items():
         if keyword in lower:

@@ -339,9 +339,9 @@ def test_batches_can_be_iterated_again_and_cut():
         (lambda: Batches(torch.zeros(3, 2), torch.zeros(2), 1), "3 inputs but 2 targets"),
         (lambda: Batches(torch.zeros(0, 2), torch.zeros(0), 1), "empty"),
         (lambda: Batches(torch.zeros(3, 2), torch.zeros(3), 0), "batch_size must be at least 1, not 0"),
-        (lambda: Batches(torch.zeros(3, 2), torch.zeros(3), 1).take(0), "take at least 1 sample, not 0"),
+        (lambda: Batches(torch.zeros(3, 2), torch.zeros(3).long(), 1).take(0), "n must be at least 1, not 0"),
         (lambda: load_data("digits", batch_size=-5), "batch_size must be at least 1, not -5"),
-        (lambda: load_data("shakespeare", context=0), "context must be at least 1 token, not 0"),
+        (lambda: load_data("shakespeare", context=0), "context must be at least 1, not 0"),
     ],
 )
 def test_bad_numbers_are_named(make, message):

@@ -177,7 +177,7 @@ def test_static_twin(language_model):
     [
         ("ff.7", {}, r"no site 'ff.7'; the sites are \['r', "),
         ("r", {"parameters": ["nothing"]}, r"\['nothing'\] do not touch the site; those that do are \['wte', "),
-        ("r", {"steps": 0}, "at least 1 step"),
+        ("r", {"steps": 0}, "steps must be at least 1, not 0"),
         ("r", {"allow": "everything"}, "allow must be one of"),
     ],
 )

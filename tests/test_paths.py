@@ -200,7 +200,7 @@ def test_barriers_are_those_of_each_split(make_mlp, make_batches):
         (lambda a, b, d: lmc.merge(a, b, 1.5), r"in \[0, 1\], but is 1.5"),
         (lambda a, b, d: lmc.merge(a, b, float("nan")), "but is nan"),
         (lambda a, b, d: lmc.repair(a, b, -0.1, d), r"in \[0, 1\], but is -0.1"),
-        (lambda a, b, d: lmc.interpolate(a, b, d, points=1), "at least 2 points, but points is 1"),
+        (lambda a, b, d: lmc.interpolate(a, b, d, points=1), "points must be at least 2, not 1"),
         (lambda a, b, d: lmc.interpolate(a, b, []), "the data are empty"),
         (lambda a, b, d: lmc.repair(a, b, 0.5, []), "the data are empty"),
         (lambda a, b, d: lmc.barrier(curve(1.0, 1.0), "midpoint"), "a grid of 2 points has no midpoint"),

@@ -101,7 +101,11 @@ def test_a_curve_with_texts(prompt, network, tokenizer):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"text": ""}, "has no token"), ({"length": 0}, "must be positive"), ({"temperature": 0.0}, "must be positive")],
+    [
+        ({"text": ""}, "has no token"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"temperature": 0.0}, "at least 1e-09 and at most 1e.09, not 0"),
+    ],
 )
 def test_bad_prompts(tokenizer, options, message):
     with pytest.raises(ValueError, match=message):

@@ -123,7 +123,7 @@ def test_mistakes_are_named(three, batches, make_mlp):
     }.items():
         with pytest.raises(ValueError, match=message):
             lmc.interpolate_simplex(*arguments)
-    with pytest.raises(ValueError, match="at least 2 points, but points is 1"):
+    with pytest.raises(ValueError, match="points must be at least 2, not 1"):
         lmc.interpolate_simplex(three, batches, points=1)
     for weights in ([0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5]):
         with pytest.raises(ValueError, match="3 networks need as many weights, not negative and with sum 1"):

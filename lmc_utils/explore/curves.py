@@ -12,7 +12,7 @@ from torch import Tensor
 from ..paths import Curve
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .methods import by_split, check_finite, labelled
+from .methods import by_split, check_finite, check_words, labelled
 from .strip import answers, pictures, writings
 
 if TYPE_CHECKING:
@@ -139,11 +139,12 @@ def explore(
     Raises
     ------
     ValueError
-        If there is no curve, a split is missing, grids, examples or prompts differ between methods, or a value is not
-        finite.
+        If there is no curve, a split is missing, grids, examples or prompts differ between methods, a value is not
+        finite, or a name has a control character or more than 200 letters.
     TypeError
-        If something is not a curve.
+        If something is not a curve, or a name, the title or the caption no text.
     """
+    check_words(title, caption)
     rows = by_split(curves, Curve, "lmc.interpolate")
     splits = list(next(iter(rows.values())))
     lambdas = _check(rows)

@@ -103,6 +103,8 @@ def png(image: Image.Image) -> str:
 def sprite(images: Tensor) -> str:
     """Images (n, C, H, W), scaled to the full range of 8 bits, side by side in a PNG as a data URI."""
     pixels = images.float()
+    if not pixels.isfinite().all():
+        raise ValueError(f"images to show must be finite, but those of shape {tuple(images.shape)} are not")
     if max(pixels.shape[2:]) > SIDE:
         factor = SIDE / max(pixels.shape[2:])
         size = [max(1, round(factor * side)) for side in pixels.shape[2:]]

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from ..arguments import LETTERS, instance, wording
 
 T = TypeVar("T")
+
+
+def named(name: str, things: Any, hint: str) -> None:
+    """Check that things come in a mapping by names that may stand in a page; ``hint`` says what is expected.
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping, or a name is no text.
+    ValueError
+        If a name has a control character or is too long.
+    """
+    instance(name, things, Mapping, hint)
+    for key in things:
+        wording(f"a name in {name}", key)
+
+
+def check_words(title: str, caption: str | None) -> None:
+    """Check what stands above and below a figure: texts of one line or more, without control characters."""
+    wording("title", title, LETTERS, lines=True)
+    if caption is not None:
+        wording("caption", caption, 10 * LETTERS, lines=True)
 
 
 def by_split(given: Mapping[str, T | Mapping[str, T]], kind: type[T], source: str) -> dict[str, dict[str, T]]:
@@ -26,6 +50,11 @@ def by_split(given: Mapping[str, T | Mapping[str, T]], kind: type[T], source: st
         If something is not of this kind.
     """
     what = kind.__name__
+    hint = f'{{"vanilla": ...}} with what {source} measured for each method'
+    named("what is explored", given, hint)
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            named(f"the splits of {name!r}", value, hint)
     if not given:
         raise ValueError(f'at least one {what} is needed, from {source}: {{"vanilla": ...}}')
     rows = {name: value if isinstance(value, Mapping) else {"": value} for name, value in given.items()}
@@ -51,9 +80,9 @@ def labelled(rows: Mapping[str, Mapping[str, T]]) -> Iterator[tuple[str, T]]:
 
 
 def check_finite(rows: Mapping[str, Mapping[str, T]], where: Callable[[int], str]) -> None:
-    """Raise a ValueError that says where the first loss or accuracy is NaN or infinite."""
+    """Raise a ValueError that says where the first loss, accuracy or excess is NaN or infinite."""
     for label, value in labelled(rows):
-        for field in ("loss", "accuracy"):
+        for field in ("loss", "accuracy", "excess"):
             bad = (~getattr(value, field).isfinite()).nonzero()
             if len(bad):
                 raise ValueError(f"the {field} of {label} is not finite at {where(int(bad[0, 0]))}")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import brief, instance, wording
+from ..paths import Curve, Plane
 from ..style import GRID, MUTED, styles
 from .figure import Figure, digits, show
+from .methods import check_words, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
-
-    from ..paths import Curve, Plane
 
 CAPTION = (
     "Drag the probe over the plane, or use the arrow keys, and read the loss of the network that stands there; "
@@ -132,10 +133,23 @@ def explore_plane(
 
     Raises
     ------
+    TypeError
+        If these are no plane and no curves, or a name, the title or the caption is no text.
     ValueError
-        If there are not two paths and three names, the paths have different lambdas or start from different losses, or
-        a loss is not a positive finite number.
+        If there are not two paths and three different names, the paths have different lambdas or start from different
+        losses, a loss is not a positive finite number, the grid does not grow, or a name has a control character or
+        more than 200 letters.
     """
+    check_words(title, caption)
+    instance("plane", plane, Plane, "lmc.interpolate_plane measures one")
+    named("paths", paths, '{"vanilla": lmc.interpolate(a, b, batches), ...}')
+    for name, path in paths.items():
+        instance(f"the path {name!r}", path, Curve, "lmc.interpolate measures one")
+    instance("names", names, Sequence)
+    for i, name in enumerate(names):
+        wording(f"names[{i}]", name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"names must tell the networks apart, but are {brief(list(names))}")
     if len(paths) != 2 or len(names) != 3:
         raise ValueError(
             f"a plane has three networks and two straight lines from the first one: got the names {list(names)} "
@@ -147,6 +161,11 @@ def explore_plane(
                 f"a loss of {what}, of shape {tuple(loss.shape)}, is not a positive finite number: "
                 "take a smaller margin around the triangle, or check the networks"
             )
+    for name, axis in {"x": plane.x, "y": plane.y}.items():
+        if len(axis) < 2 or not (axis.diff() > 0).all():
+            raise ValueError(f"{name} of the plane must be two numbers or more, each larger than the last")
+    if not plane.corners.isfinite().all():
+        raise ValueError(f"the corners of the plane, {plane.corners.tolist()}, must be finite")
     first, second = paths.values()
     if first.lambdas.tolist() != second.lambdas.tolist():
         raise ValueError(f"both paths need the same lambdas, but have {len(first.lambdas)} and {len(second.lambdas)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..simplex import Simplex, draw_triangle, triangle
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .methods import by_split, check_finite, labelled
+from .methods import by_split, check_finite, check_words, labelled
 from .strip import IMAGES, answers, pictures
 
 if TYPE_CHECKING:
@@ -122,10 +122,12 @@ def explore_simplex(
     ------
     ValueError
         If there is no simplex, a split is missing, a simplex is not one of three networks, grids or examples differ
-        between methods, the grid has no barycentre, or a value is not finite.
+        between methods, the grid has no barycentre, a value is not finite, or a name has a control character or more
+        than 200 letters.
     TypeError
-        If something is not a simplex.
+        If something is not a simplex, or a name, the title or the caption no text.
     """
+    check_words(title, caption)
     rows = by_split(simplices, Simplex, "lmc.interpolate_simplex")
     weights, n = _check(rows)
     splits = list(next(iter(rows.values())))

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..networks.base import Network
+from ..paths import check_networks
 from ..spec import Axis, Spec
 from ..style import MUTED
 from ..symmetry import Invertible, Orthogonal, Permutation, ScaledPermutation, StreamOrthogonal, Symmetry
 from .figure import Figure
+from .methods import check_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
-
-    from ..networks.base import Network
 
 CAPTION = (
     "Point at a site, tap it, or walk with the arrow keys: whatever writes or reads it lights up. "
@@ -145,12 +146,12 @@ def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -
     Raises
     ------
     TypeError
-        If it is no network, but for instance a model.
+        If it is no network, but for instance a model, or the title or the caption no text.
+    ValueError
+        If one of these has a control character, or the network is too large for a page.
     """
-    if not isinstance(getattr(network, "spec", None), Spec):
-        raise TypeError(
-            f"explore_spec draws a network in canonical form, not a {type(network).__name__}: lmc.canonicalize(model)"
-        )
+    check_networks(network=network)
+    check_words(title, caption)
     spec = network.spec
     bus = find_bus(spec)
     return SpecFigure(

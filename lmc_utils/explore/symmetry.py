@@ -6,21 +6,26 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from ..arguments import BROKEN, brief, count, instance, wording
+from ..data import vocabulary
 from ..matching.weight import rows as by_site
 from ..networks.base import Network
+from ..paths import answer, check_networks
 from ..progress import progress
 from ..spec import Touch, act_on_site
 from .figure import Figure, png, power, show, sprite
+from .methods import check_words, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
-    from tokenizers import Tokenizer
 
 Transformation = Callable[[Network, float], Network]
 CAPTION = (
@@ -29,6 +34,7 @@ CAPTION = (
 )
 BLOCK = 48  # rows and columns of a matrix at most
 BARS = 10  # answers at most
+WAYS = ("symmetry", "writers only")  # that are always there
 TOKENS = 20  # that a language model writes
 LEVELS = 15  # of colour, which need four bits a pixel; the middle one is no colour
 
@@ -137,7 +143,7 @@ def explore_symmetry(
     tokenizer
         Turns tokens into text: the likeliest next tokens, and what the network writes after the first input.
     steps
-        The slider has so many places beside the identity.
+        The slider has so many places beside the identity, 1,000 at most.
     seed
         Decides where the walk leads.
     title
@@ -147,22 +153,44 @@ def explore_symmetry(
 
     Raises
     ------
+    TypeError
+        If an argument is of another type.
     ValueError
-        If the network has no such site, a parameter does not touch it, there is no input or no step, a tokenizer
-        comes with a network that reads no tokens, or an answer is not finite.
+        If the network has no such site, a parameter does not touch it, there is no input or no step, the network cannot
+        read the inputs, a tokenizer comes with a network that reads no tokens or fewer, there is not one name for each
+        class, a transformation has the name of one that is always there, or an answer is not finite.
     """
+    check_networks(network=network)
+    check_words(title, caption)
+    instance("inputs", inputs, Tensor)
+    instance(
+        "tokenizer", tokenizer, (Tokenizer, NoneType), "a fast tokenizer of transformers has one, .backend_tokenizer"
+    )
+    count("steps", steps, 1, 1000)
+    count("seed", seed, -(2**63), 2**64 - 1)
+    wrong = {} if wrong is None else wrong
+    named("wrong", wrong, '{"halved": function of a network and the time, ...}')
+    if taken := [name for name, make in wrong.items() if name in WAYS or not callable(make)]:
+        raise ValueError(f"wrong[{taken[0]!r}] must be a function with a name other than {' and '.join(WAYS)}")
+    instance("classes", classes, Sequence)
+    for i, name in enumerate(classes):
+        wording(f"classes[{i}]", name)
     spec, exact = network.spec.restrict(allow), network.to(torch.float64)
-    if site not in spec.sites:
-        raise ValueError(f"no site {site!r}; the sites are {list(spec.sites)}")
-    if len(inputs) == 0:
+    if not isinstance(site, str) or site not in spec.sites:
+        raise ValueError(f"no site {brief(site)}; the sites are {list(spec.sites)}")
+    if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(f"at least one input is needed, but inputs have the shape {tuple(inputs.shape)}")
     if tokenizer is not None and exact.architecture.reads is None:
         raise ValueError("a tokenizer, but this network reads no tokens: name its classes instead")
+    if tokenizer is not None and (needed := vocabulary(tokenizer)) > exact.architecture.reads[0]:
+        raise ValueError(f"the tokenizer has the number {needed - 1}, which the network does not know: take its own")
     touching = {touch.name: touch for touch in spec.touching(site)}
     shown = [touching[name] for name in _chosen(touching, exact, parameters)]
     size, generator = spec.sites[site].size, torch.Generator().manual_seed(seed)
     walk = spec.sites[site].symmetry.walk(size, generator, steps, batch=spec.batch(site))
-    before, norm = exact(inputs), _norm(exact.params.values())
+    before, norm = answer(exact, inputs), _norm(exact.params.values())
+    if classes and tokenizer is None and len(classes) != before.shape[-1]:
+        raise ValueError(f"classes must name all {before.shape[-1]} classes, but there are {len(classes)} names")
 
     def symmetry(net: Network, time: float) -> Network:
         return replace(net, params=net.params | act_on_site(spec, site, walk[round(time * steps)], net.params))
@@ -173,6 +201,7 @@ def explore_symmetry(
 
     def look(name: str, time: float) -> _Place:
         moved = ways[name](exact, time)
+        instance(f"what {name!r} makes of the network", moved, Network)
         logits = moved(inputs)
         if not logits.isfinite().all():
             raise ValueError(f"{name!r} gives logits that are not finite at time {time:.3g}")
@@ -184,7 +213,7 @@ def explore_symmetry(
             [_block(moved.params[touch.name], touch) for touch in shown],
         )
 
-    ways = {"symmetry": symmetry, "writers only": writers_only, **(wrong or {})}
+    ways = {**dict(zip(WAYS, (symmetry, writers_only), strict=True)), **wrong}
     rows = [[look(way, k / steps) for k in range(steps + 1)] for way in progress(ways, desc="walk")]
     likely = _likely(torch.stack([place.answer for row in rows for place in row]))
     return Walk(
@@ -227,7 +256,9 @@ def _chosen(touching: Mapping[str, Touch], network: Network, names: Sequence[str
     if names is None:
         matrices = [touch for touch in touching.values() if network.params[touch.name].ndim > 1]
         return [next(touch.name for touch in matrices if touch.dual == dual) for dual in (False, True)]
-    if unknown := [name for name in names if name not in touching]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"parameters must be a list of names of parameters, not {brief(names)}")
+    if unknown := [name for name in names if not isinstance(name, str) or name not in touching]:
         raise ValueError(f"the parameters {unknown} do not touch the site; those that do are {list(touching)}")
     return list(names)
 
@@ -261,7 +292,8 @@ def _likely(answers: Tensor) -> Tensor:
 
 def _label(index: int, classes: Sequence[str], tokenizer: Tokenizer | None) -> str:
     if tokenizer is not None:
-        return tokenizer.decode([index]).replace(" ", "␣").replace("\n", "⏎")
+        shown = tokenizer.decode([index]).replace(" ", "␣").replace("\n", "⏎")
+        return BROKEN.sub(lambda found: ascii(found[0])[1:-1], shown)  # or the static twin is no SVG
     return classes[index] if classes else str(index)
 
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..arguments import pairs
 from ..networks.base import Network, widening
+from ..paths import activations_of, check_networks
 from ..spec import Alignment, Params, Spec
 from ..symmetry import Permutation, SemiPermutation
 from .weight import balanced, rows, solved_by
@@ -34,14 +36,18 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
 
     Raises
     ------
+    TypeError
+        If a or b is no network, or the batches are no pairs of tensors.
     ValueError
-        If the architectures differ, b is wider at some site, or there is no batch.
+        If the architectures differ or b is wider at some site; if there is no batch, fewer than two samples for a
+        correlation, or inputs or activations are not finite.
     """
+    check_networks(a=a, b=b)
     widening(a, b)  # or it says what does not fit
     count, moments = {}, {}
-    for inputs, _ in batches:
-        theirs = b.activations(inputs)
-        for site, x in a.activations(inputs).items():
+    for inputs, _ in pairs(batches):
+        theirs = activations_of(b, inputs)
+        for site, x in activations_of(a, inputs).items():
             x, y = x.double(), theirs[site].double()
             if x.ndim == 3:
                 news = [torch.einsum("sia,sjb->ijab", x, y)]
@@ -57,7 +63,12 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
             count[site] = count.get(site, 0) + len(x)
     if not count:
         raise ValueError("no batch to compute correlations from: the data are empty")
-    return {site: _finish(*moments[site], count=n) for site, n in count.items()}
+    if lonely := [site for site, n in count.items() if n == 1 and len(moments[site]) > 1]:
+        raise ValueError(f"correlations at the site {lonely[0]!r} need two samples or more, but there is 1")
+    found = {site: _finish(*moments[site], count=n) for site, n in count.items()}
+    if wrong := [site for site, moment in found.items() if not moment.isfinite().all()]:
+        raise ValueError(f"products of activations at the site {wrong[0]!r} are not finite: they are too large")
+    return found
 
 
 def _finish(xy: Tensor, *sums: Tensor, count: int) -> Tensor:
@@ -91,9 +102,13 @@ def activation_matching(
 
     Raises
     ------
+    TypeError
+        If a or b is no network, or the batches are no pairs of tensors.
     ValueError
-        If the architectures differ, b is wider at some site, ``allow`` is unknown or there is no batch.
+        If the architectures differ, b is wider at some site or ``allow`` is unknown; if there is no batch, fewer than
+        two samples, or inputs or activations are not finite.
     """
+    check_networks(a=a, b=b)
     g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
     to_a, to_b = (balanced(x.spec, x.params, classes)[0] for x in (a, b))
     a, b = to_a(a), to_b(b)
