@@ -87,6 +87,7 @@ class Draws:
 
 
 def check_recipe(
+    validated: bool,
     *,
     steps: int,
     lr: float,
@@ -102,6 +103,11 @@ def check_recipe(
 ) -> dict[str, Any]:
     """Return the arguments of :func:`fit` that are numbers, each of its type and where it may be.
 
+    Parameters
+    ----------
+    validated
+        Whether there are data for validation, which patience needs.
+
     Raises
     ------
     TypeError, ValueError
@@ -110,11 +116,13 @@ def check_recipe(
     steps = count("steps", steps)
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, not {betas!r}")
+    if patience is not None and not validated:
+        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
     return {
         "steps": steps,
-        "lr": number("lr", lr, above=0),
+        "lr": number("lr", lr, most=1e6, above=0),  # beyond, float32 ends
         "batch_size": None if batch_size is None else count("batch_size", batch_size),
-        "weight_decay": number("weight_decay", weight_decay, 0),
+        "weight_decay": number("weight_decay", weight_decay, 0, 1e6),
         "betas": [number("betas", beta, 0, below=1) for beta in betas],
         "warmup": number("warmup", warmup, 0, below=1),
         "clip": None if clip is None else number("clip", clip, above=0),
@@ -139,8 +147,8 @@ def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | No
     name, batches
         :class:`lmc_utils.data.Batches`, or any other re-iterable of ``(inputs, targets)``.
     network
-        What will be run on them. Where the data are :class:`lmc_utils.data.Batches`, it answers to the first sample,
-        and all targets are compared with that.
+        What will be run on them. Where the data are held in memory, it answers to the first sample of each batch (of
+        :class:`lmc_utils.data.Batches`: of all), with which the targets are compared.
 
     Raises
     ------
@@ -155,17 +163,20 @@ def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | No
         raise ValueError(f"{name} can be iterated only once: give a list of them, or a DataLoader")
     if length_hint(batches, 1) == 0:
         raise ValueError(f"{name} hold no batch: the data are empty")
-    if isinstance(batches, (list, tuple)):
-        for batch in batches:
-            check_pair(batch)
-    if network and isinstance(batches, Batches):
-        try:
-            with torch.no_grad():
-                logits = logits_of(network(batches.inputs[:1]))
-        except (RuntimeError, IndexError) as error:
-            shape, why = tuple(batches.inputs.shape[1:]), str(error).partition("\n")[0]
-            raise ValueError(f"the network cannot read {name}, inputs of shape {shape}: {why}") from error
-        check_targets(logits.expand(len(batches.targets), *logits.shape[1:]), batches.targets)
+    held = batches if isinstance(batches, (list, tuple)) else []
+    if isinstance(batches, Batches):
+        held = [(batches.inputs, batches.targets)]
+    for batch in held:
+        check_pair(batch)
+        if network:
+            inputs, targets = batch
+            try:
+                with torch.no_grad():
+                    logits = logits_of(network(inputs[:1]))
+            except (RuntimeError, IndexError, AssertionError) as error:
+                shape, why = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
+                raise ValueError(f"the network cannot read {name}, inputs of shape {shape}: {why}") from error
+            check_targets(logits.expand(len(targets), *logits.shape[1:]), targets)
 
 
 def check_pair(batch: Any) -> None:
@@ -228,12 +239,10 @@ def fit(
     """
     from accelerate import Accelerator
 
-    asked = check_recipe(**recipe)
+    asked = check_recipe(validate is not None, **recipe)
     steps, lr, seed, every, patience = (asked[name] for name in ("steps", "lr", "seed", "every", "patience"))
     check_function("augment", augment)
     check_batches("batches", batches)
-    if patience and not validate:
-        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
     with _dice:  # the first one sets up what all share
         accelerator = Accelerator()
     module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
@@ -461,7 +470,8 @@ def train(
     recipe = {"steps": steps, "every": per_epoch, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
               "betas": betas, "warmup": warmup, "clip": clip, "average": average, "patience": patience,
               "seed": seed}  # fmt: skip
-    check_recipe(**recipe)
+    check_recipe(validation is not None, **recipe)
+    check_function("augment", augment)
     device = next(model.parameters()).device
     whole = _Supervised(copy.deepcopy(model).eval())
     for name, data in {"batches": batches, "validation": validation}.items():
