@@ -106,9 +106,15 @@ def real(name: str, value: Any) -> float:
 
 
 def number(
-    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
 ) -> float:
-    """Return a finite number between ``least`` and ``most`` that is also larger than ``above``.
+    """Return a finite number between ``least`` and ``most`` that is also larger than ``above``, smaller than ``below``.
 
     Raises
     ------
@@ -123,9 +129,10 @@ def number(
     0.02
     """
     value = real(name, value)
-    if not (math.isfinite(value) and least <= value <= most and value > above):
+    if not (math.isfinite(value) and least <= value <= most and above < value < below):
         low = f"above {above:g}" if above >= least else f"at least {least:g}"
-        bounds = [low] * (max(least, above) > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+        high = f"below {below:g}" if below <= most else f"at most {most:g}"
+        bounds = [low] * (max(least, above) > -math.inf) + [high] * (min(most, below) < math.inf)
         raise ValueError(f"{name} must be a finite number{', ' * bool(bounds)}{' and '.join(bounds)}, not {value:g}")
     return value
 
@@ -227,18 +234,32 @@ def reading(inputs: Any) -> Iterator[None]:
 
 
 def check_targets(logits: Tensor, targets: Tensor) -> None:
-    """Check that targets are class numbers, one for each row of logits.
+    """Check that there is a class number for each answer of a network: cross entropy would skip -100 without a word.
+
+    Parameters
+    ----------
+    logits
+        Shape (..., classes).
+    targets
+        Shape (...), int64, from 0 to classes - 1.
 
     Raises
     ------
     ValueError
-        If they have another shape or dtype, or are negative or beyond the classes.
+        If the targets have another shape or dtype, or a number that is no class.
+
+    Examples
+    --------
+    >>> check_targets(torch.zeros(2, 10), torch.tensor([3, 9]))
     """
-    if targets.dtype != torch.int64:
-        raise ValueError(f"targets must be class numbers of dtype int64, not {brief(targets)}")
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"targets must be one class number for each answer, {brief(logits)}, not {brief(targets)}")
     classes = logits.shape[-1]
-    for value in map(int, targets.aminmax() if targets.numel() else ()):
-        if not 0 <= value < classes:
-            raise ValueError(f"targets must be class numbers from 0 to {classes - 1}, but there is {value}")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"targets must have the shape of the logits without its last axis, {tuple(logits.shape[:-1])}, "
+            f"not {tuple(targets.shape)}"
+        )
+    if targets.dtype != torch.int64:
+        raise ValueError(f"targets must be class numbers of dtype int64, not {targets.dtype}: use targets.long()")
+    if targets.numel() and not 0 <= targets.min() <= targets.max() < classes:
+        value = targets[(targets < 0) | (targets >= classes)][0]
+        raise ValueError(f"targets must be class numbers from 0 to {classes - 1}, but there is {value}")

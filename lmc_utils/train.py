@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .arguments import check_targets, count, number
 from .data import Batches
 from .paths import Batch, evaluate, logits_of
 from .progress import progress
@@ -22,6 +26,10 @@ from .storage import fingerprint, named, read_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SEED = 2**43  # the largest: seeds are multiplied by a million and three, and torch's are below 2**63
+
+_dice = threading.RLock()  # torch's random state is the process's: who borrows it keeps all other runs out
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,32 @@ class History:
         return ax
 
 
-def fit(
-    module: nn.Module,
-    batches: Iterable[Batch],
+class Draws:
+    """The random numbers of one run, which depend on no other thread and change nobody's.
+
+    Dropout and what users write draw from torch's global state. So a run goes on from a state of its own wherever
+    something may draw, and puts back what it found.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.devices = [device] if device.type == "cuda" else []
+        with _dice:
+            self.state = torch.get_rng_state()
+
+    @contextmanager
+    def __call__(self, seed: int | None = None) -> Iterator[None]:
+        """Draw from a seed, or go on where the last block ended."""
+        with _dice, torch.random.fork_rng(self.devices):
+            if seed is None:
+                torch.set_rng_state(self.state)
+            else:
+                torch.manual_seed(seed)
+            yield
+            self.state = torch.get_rng_state()
+
+
+def check_recipe(
+    validated: bool,
     *,
     steps: int,
     lr: float,
@@ -66,19 +97,116 @@ def fit(
     warmup: float = 0.0,
     clip: float | None = None,
     average: float = 0.0,
-    augment: Callable[[Tensor], Tensor] | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
     every: int | None = None,
     patience: int | None = None,
     seed: int = 0,
+) -> dict[str, Any]:
+    """Return the arguments of :func:`fit` that are numbers, each of its type and where it may be.
+
+    Parameters
+    ----------
+    validated
+        Whether there are data for validation, which patience needs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the name and the value of the first that is not.
+    """
+    steps = count("steps", steps)
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, not {betas!r}")
+    if patience is not None and not validated:
+        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
+    return {
+        "steps": steps,
+        "lr": number("lr", lr, most=1e6, above=0),  # beyond, float32 ends
+        "batch_size": None if batch_size is None else count("batch_size", batch_size),
+        "weight_decay": number("weight_decay", weight_decay, 0, 1e6),
+        "betas": [number("betas", beta, 0, below=1) for beta in betas],
+        "warmup": number("warmup", warmup, 0, below=1),
+        "clip": None if clip is None else number("clip", clip, above=0),
+        "average": number("average", average, 0, below=1),
+        "seed": count("seed", seed, -SEED, SEED),
+        "every": max(1, steps // 10) if every is None else count("every", every),
+        "patience": None if patience is None else count("patience", patience),
+    }
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise a TypeError if this is neither None nor a function."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function or None, not {value!r}")
+
+
+def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | None = None) -> None:
+    """Check data as far as they can be looked at without being used up.
+
+    Parameters
+    ----------
+    name, batches
+        :class:`lmc_utils.data.Batches`, or any other re-iterable of ``(inputs, targets)``.
+    network
+        What will be run on them. Where the data are held in memory, it answers to the first sample of each batch (of
+        :class:`lmc_utils.data.Batches`: of all), with which the targets are compared.
+
+    Raises
+    ------
+    TypeError
+        If they are no batches at all.
+    ValueError
+        If there are none, they can be iterated only once, the network cannot run on them, or targets are no classes.
+    """
+    if isinstance(batches, (str, bytes, dict)) or not hasattr(batches, "__iter__"):
+        raise TypeError(f"{name} must be batches (inputs, targets), such as data.train, not {batches!r:.80}")
+    if isinstance(batches, Iterator):
+        raise ValueError(f"{name} can be iterated only once: give a list of them, or a DataLoader")
+    if length_hint(batches, 1) == 0:
+        raise ValueError(f"{name} hold no batch: the data are empty")
+    held = batches if isinstance(batches, (list, tuple)) else []
+    if isinstance(batches, Batches):
+        held = [(batches.inputs, batches.targets)]
+    for batch in held:
+        check_pair(batch)
+        if network:
+            inputs, targets = batch
+            try:
+                with torch.no_grad():
+                    logits = logits_of(network(inputs[:1]))
+            except (RuntimeError, IndexError, AssertionError) as error:
+                shape, why = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
+                raise ValueError(f"the network cannot read {name}, inputs of shape {shape}: {why}") from error
+            check_targets(logits.expand(len(targets), *logits.shape[1:]), targets)
+
+
+def check_pair(batch: Any) -> None:
+    """Raise a TypeError or a ValueError if this is no pair of inputs and targets, as many of each."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
+        raise TypeError(f"each batch must be a pair of tensors, inputs and targets, not {batch!r:.80}")
+    inputs, targets = batch
+    if not (inputs.ndim and targets.ndim and len(inputs) == len(targets) > 0):
+        shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"each batch must hold as many inputs as targets, at least one, not shapes {shapes}")
+
+
+def fit(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
     checkpoint: Path | None = None,
     run: dict | None = None,
     desc: str = "fit",
+    **recipe: Any,
 ) -> History:
     """Minimise what ``module(inputs, targets)`` returns, in place, with AdamW on a cosine with warm-up.
 
     Started by ``accelerate launch``, each process works on its part of every batch, and gradients are averaged: without
     dropout the same run as in one process, up to rounding. Devices and mixed precision are Accelerate's settings.
+
+    Runs in several threads give what each gives alone, and the caller's random state stays as it was. One at a time
+    draws its batch, augments it and computes its loss.
 
     Parameters
     ----------
@@ -87,88 +215,92 @@ def fit(
     batches
         :class:`lmc_utils.data.Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into
         ``batch_size``; any other re-iterable of ``(inputs, targets)`` is taken as it comes.
-    steps, lr, batch_size, weight_decay, betas, warmup, clip, average
-        Steps in all; the highest learning rate; samples in a step; AdamW's decay and betas; the fraction of the steps
-        in which the rate rises; the largest norm of the gradient; the decay of a running average of the parameters,
-        which is what is validated and returned (0: none).
     augment
         What to do to each single input before a step uses it.
     validate
         The loss of the module on data held out. With it, the parameters of the best evaluation are kept.
-    every, patience
-        Steps between two checkpoints and evaluations (default: a tenth of all); stop after so many evaluations
-        without a better one.
-    seed
-        Decides the order of the data and all that the module draws.
     checkpoint, run
         A safetensors file to write at each evaluation and to go on from if it exists, and what the run was asked for:
         a checkpoint that was asked for something else is refused.
+    recipe
+        ``steps``, ``lr``, ``batch_size``, ``weight_decay``, ``betas``, ``warmup``, ``clip``, ``average``: steps in
+        all; the highest learning rate; samples in a step; AdamW's decay and betas; the fraction of the steps in which
+        the rate rises; the largest norm of the gradient; the decay of a running average of the parameters, which is
+        what is validated and returned (0: none). ``every``, ``patience``: steps between two checkpoints and
+        evaluations (default: a tenth of all); stop after so many evaluations without a better one. ``seed``: decides
+        the order of the data and all that the module draws. Their defaults are :func:`check_recipe`'s.
 
     Raises
     ------
-    ValueError
-        If ``steps`` is below 1, or there is patience but nothing to validate on; if there is no batch, or none in a
-        later round; if the checkpoint is corrupt or of another run; if the loss
-        is not finite (the last checkpoint stays).
+    TypeError, ValueError
+        Before the first step, if an argument is not as above, there is patience but nothing to validate on, there is no
+        batch, or the checkpoint is corrupt or of another run. Later, if there is no batch left, or if the loss, the
+        validation loss or the weights are not finite (the last checkpoint stays).
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator()
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    if patience and not validate:
-        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
-    every = every or max(1, steps // 10)
+    asked = check_recipe(validate is not None, **recipe)
+    steps, lr, seed, every, patience = (asked[name] for name in ("steps", "lr", "seed", "every", "patience"))
+    check_function("augment", augment)
+    check_batches("batches", batches)
+    with _dice:  # the first one sets up what all share
+        accelerator = Accelerator()
     module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, betas=betas)
-    run = {"steps": steps, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "betas": list(betas),
-           "warmup": warmup, "clip": clip, "average": average, "seed": seed, "every": every, "patience": patience,
-           "start": fingerprint(module.state_dict().values()), **(run or {})}  # fmt: skip
+    decay = {"weight_decay": asked["weight_decay"], "betas": tuple(asked["betas"])}
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, **decay)
+    run = asked | {"start": fingerprint(module.state_dict().values())} | (run or {})
+    average = asked["average"]
     averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     result = averaged.module if averaged else module  # shares its parameters with what is learned, if not averaged
     state = _State(module, optimizer, averaged)
     if checkpoint and checkpoint.exists():
         state.load(checkpoint, run)
-    done, rising = state.step, round(warmup * steps)
+    done, rising = state.step, round(asked["warmup"] * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda more: _rate(done + more, steps, rising))
     trained, prepared = accelerator.prepare(module, optimizer)
-    with (
-        torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []),
-        progress(total=steps, initial=state.step, desc=desc, disable=not accelerator.is_main_process) as bar,
-    ):
-        for inputs, targets in _minibatches(batches, batch_size, seed, state.step):
-            if state.step == steps or (patience and state.stale >= patience):
-                break
-            torch.manual_seed(seed * 1_000_003 + state.step)  # what a step draws depends on its number only
-            if augment:
-                inputs = torch.stack([augment(x) for x in inputs])
-            # what every process computes counts by its samples; one without any computes something that counts nothing
-            part = [x[accelerator.process_index :: accelerator.num_processes] for x in (inputs, targets)]
-            weight = len(part[0]) * accelerator.num_processes / len(inputs)
-            part = part if weight else [inputs[:1], targets[:1]]
-            loss = weight * trained(*(x.to(accelerator.device) for x in part))
+    draws, found = Draws(accelerator.device), _minibatches(batches, asked["batch_size"], seed, state.step)
+    with progress(total=steps, initial=state.step, desc=desc, disable=not accelerator.is_main_process) as bar:
+        while state.step < steps and not (patience and state.stale >= patience):
+            with draws():
+                batch = next(found, None)
+            if batch is None:  # only an empty round ends the rounds
+                how = "can be iterated only once" if state.step else "are empty"
+                raise ValueError(f"no batch for step {state.step + 1} of {steps}: the data {how}")
+            check_pair(batch)
+            inputs, targets = batch
+            with draws(seed * 1_000_003 + state.step):  # what a step draws depends on its number only
+                if augment:
+                    inputs = torch.stack([augment(x) for x in inputs])
+                # what every process computes counts by its samples; one without any computes something that counts
+                # nothing
+                part = [x[accelerator.process_index :: accelerator.num_processes] for x in (inputs, targets)]
+                weight = len(part[0]) * accelerator.num_processes / len(inputs)
+                part = part if weight else [inputs[:1], targets[:1]]
+                try:
+                    loss = weight * trained(*(x.to(accelerator.device) for x in part))
+                except torch.linalg.LinAlgError as error:  # of maps learned from what is not finite any more
+                    raise ValueError(f"step {state.step + 1} failed ({error}): lower lr (it is {lr})") from error
+            state.loss.append(accelerator.reduce(loss.detach(), "mean").item())
+            if not math.isfinite(state.loss[-1]):
+                raise ValueError(f"the loss became {state.loss[-1]} in step {state.step}: lower lr (it is {lr})")
             prepared.zero_grad()
             accelerator.backward(loss)
-            if clip:
-                accelerator.clip_grad_norm_(trained.parameters(), clip)
+            if asked["clip"]:
+                accelerator.clip_grad_norm_(trained.parameters(), asked["clip"])
             prepared.step()
             schedule.step()
             if averaged:
                 averaged.update_parameters(module)
-            state.loss.append(accelerator.reduce(loss.detach(), "mean").item())
-            if not math.isfinite(state.loss[-1]):
-                raise ValueError(f"the loss became {state.loss[-1]} in step {state.step}: lower lr (it is {lr})")
             bar.update()
             if state.step % every == 0 or state.step == steps:
+                if not all(torch.isfinite(p).all() for p in module.parameters()):  # no later loss would tell
+                    raise ValueError(f"weights became NaN or infinite in step {state.step}: lower lr (it is {lr})")
                 if validate:
-                    state.judge(validate(result), result)
+                    with draws():
+                        state.judge(validate(result), result)
                 bar.set_postfix(loss=f"{state.loss[-1]:.3f}")
                 if checkpoint and accelerator.is_main_process:
                     state.save(checkpoint, run)
-        else:  # only an empty round ends the rounds
-            if state.step < steps:
-                how = "can be iterated only once" if state.step else "are empty"
-                raise ValueError(f"no batch for step {state.step + 1} of {steps}: the data {how}")
     module.load_state_dict(state.best or result.state_dict())
     return History(tuple(state.loss), state.validation)
 
@@ -222,6 +354,8 @@ class _State:
         return len(values) - 1 - values.index(min(values)) if values else 0
 
     def judge(self, loss: float, result: nn.Module) -> None:
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss on the validation data became {loss} in step {self.step}: lower lr")
         if loss < min(self.validation.values(), default=math.inf):
             self.best = {name: t.detach().clone() for name, t in result.state_dict().items()}
         self.validation[self.step] = loss
@@ -264,7 +398,9 @@ class _Supervised(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(logits_of(self.network(inputs)).flatten(0, -2), targets.flatten())
+        logits = logits_of(self.network(inputs))
+        check_targets(logits, targets)
+        return cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 def train(
@@ -313,10 +449,35 @@ def train(
 
     Raises
     ------
-    ValueError
-        If the checkpoint is corrupt or belongs to another run, or the loss becomes NaN (the last checkpoint stays).
+    TypeError, ValueError
+        Before the first step, if an argument is not as above, ``epochs`` are less than one step, the model cannot run
+        on the data, its weights are not finite, or the checkpoint is corrupt or belongs to another run. Later, if a
+        loss or the weights become NaN or infinite (the last checkpoint stays).
     """
-    whole = _Supervised(copy.deepcopy(model).train())
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, not {type(model).__name__}: Network.to_model() gives one")
+    if not isinstance(batches, Batches):
+        raise TypeError(f"batches must be lmc_utils.data.Batches, such as data.train, not {type(batches).__name__}")
+    number("epochs", epochs, above=0)
+    count("batch_size", batch_size)
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise ValueError(f"parameter {name!r} of the model has NaN or infinite entries: nothing can be learned")
+    per_epoch = -(-len(batches.inputs) // batch_size)
+    steps = round(epochs * per_epoch)
+    if not steps:
+        raise ValueError(f"epochs={epochs} is no step at all: an epoch is {per_epoch} steps")
+    recipe = {"steps": steps, "every": per_epoch, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
+              "betas": betas, "warmup": warmup, "clip": clip, "average": average, "patience": patience,
+              "seed": seed}  # fmt: skip
+    check_recipe(validation is not None, **recipe)
+    check_function("augment", augment)
+    device = next(model.parameters()).device
+    whole = _Supervised(copy.deepcopy(model).eval())
+    for name, data in {"batches": batches, "validation": validation}.items():
+        if data is not None:
+            check_batches(name, data, lambda inputs: whole.network(inputs.to(device)))
+    whole.train()
     if not any(p.requires_grad for p in whole.parameters()):  # as end points are loaded
         whole.requires_grad_(True)
 
@@ -325,25 +486,14 @@ def train(
         module.network.train()
         return loss
 
-    per_epoch = -(-len(batches.inputs) // batch_size)
     fit(
         whole,
         batches,
-        steps=round(epochs * per_epoch),
-        every=per_epoch,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        betas=betas,
-        warmup=warmup,
-        clip=clip,
-        average=average,
+        **recipe,
         augment=augment,
         validate=validate if validation is not None else None,
-        patience=patience,
-        seed=seed,
         checkpoint=checkpoint,
         run={"samples": len(batches.inputs), "augment": named(augment)},
         desc=f"seed {seed}",
     )
-    return whole.network.eval().to(next(model.parameters()).device)
+    return whole.network.eval().to(device)

@@ -306,10 +306,24 @@ def test_any_batches_that_can_be_iterated_again_do(make_batches):
 
 
 def test_data_that_run_dry_are_named(make_batches):
-    with pytest.raises(ValueError, match="no batch for step 1 of 7: the data are empty"):
+    with pytest.raises(ValueError, match="batches hold no batch: the data are empty"):
         fit(Loss(), [], steps=7, lr=1e-2)
-    with pytest.raises(ValueError, match="no batch for step 4 of 7: the data can be iterated only once"):
+    with pytest.raises(ValueError, match="batches can be iterated only once: give a list"):
         fit(Loss(), iter(make_batches((4, 5, 3))), steps=7, lr=1e-2)
+
+    class Once:
+        """Batches that do not look like an iterator, and are one."""
+
+        def __init__(self, batches):
+            self.rest = iter(batches)
+
+        def __iter__(self):
+            return self.rest
+
+    with pytest.raises(ValueError, match="no batch for step 1 of 7: the data are empty"):
+        fit(Loss(), Once([]), steps=7, lr=1e-2)
+    with pytest.raises(ValueError, match="no batch for step 4 of 7: the data can be iterated only once"):
+        fit(Loss(), Once(make_batches((4, 5, 3))), steps=7, lr=1e-2)
 
 
 def test_tied_weights_stay_tied(tmp_path):

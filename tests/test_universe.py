@@ -143,7 +143,7 @@ def test_mistakes_are_named(pairs, make_mlp, make_batches):  # noqa: F811
             match([a, b], allow="anything")
     with pytest.raises(ValueError, match="3 networks need as many alignments in init, not 1"):
         lmc.learned_universe([a, b, a], batches, init=[a.spec.identity()])
-    with pytest.raises(ValueError, match="concentration must be positive, not 0"):
+    with pytest.raises(ValueError, match="concentration must be a finite number, above 0, not 0"):
         lmc.learned_universe([a, b], batches, concentration=0)
     with pytest.raises(ValueError, match="the data are empty"):
         lmc.learned_universe([a, b], [], steps=1)

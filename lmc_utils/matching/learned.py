@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..arguments import number
 from ..networks.base import Network
 from ..paths import Batch, Merge, merge
 from ..spec import Alignment
 from ..storage import named
-from .mixture import learn
+from .mixture import check_networks, check_start, learn
 from .weight import weight_matching
 
 
@@ -95,10 +96,10 @@ def learned_matching(
 
     Raises
     ------
-    ValueError
-        If the architectures differ, b is wider at some site, an argument is not one of those named above, ``lambdas``
-        leave [0, 1], there is no batch, the loss is not finite (``lr`` is too high), or the checkpoint is corrupt or of
-        another run.
+    TypeError, ValueError
+        Before the work, if the architectures differ, b is wider at some site, an argument is not as above, ``lambdas``
+        leave [0, 1], the networks cannot run on the data, or the checkpoint is corrupt or of another run. Later, if the
+        loss or the maps are not finite (``lr`` is too high), or a function of yours returns what it may not.
     """
     lam = _sampler(lambdas)
 
@@ -106,13 +107,15 @@ def learned_matching(
         position = lam()
         return 1 - position, position
 
-    start = weight_matching(a, b, allow=allow) if init is None else init
+    check_networks([a, b])
+    if init is not None:
+        check_start(init)
     _, g = learn(
         [a, b],
-        [a.spec.identity(), start],
+        lambda: [a.spec.identity(), weight_matching(a, b, allow=allow) if init is None else init],
         batches,
         sample,
-        {"lambdas": named(lambdas) if callable(lambdas) else list(lambdas)},
+        {"lambdas": named(lambdas) if callable(lambdas) else [float(end) for end in lambdas]},
         allow=allow,
         sites=sites,
         target=target,
@@ -134,8 +137,10 @@ def learned_matching(
 
 def _sampler(lambdas: tuple[float, float] | Callable[[], float]) -> Callable[[], float]:
     if callable(lambdas):
-        return lambdas
-    low, high = lambdas
+        return lambda: number("what lambdas() returns", lambdas(), 0, 1)
+    if not isinstance(lambdas, (tuple, list)) or len(lambdas) != 2:
+        raise TypeError(f"lambdas must be two positions, or a function that draws one, not {lambdas!r}")
+    low, high = (number("lambdas", end) for end in lambdas)
     if not 0 <= low <= high <= 1:
         raise ValueError(f"lambdas must be an interval inside [0, 1], not {lambdas}")
     return lambda: low + (high - low) * torch.rand(()).item()

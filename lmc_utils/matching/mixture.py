@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..arguments import check_targets, choice
 from ..data import Batches
 from ..networks.base import Network, check_same_architecture
 from ..paths import Batch, Merge, average, evaluate, merge
 from ..spec import Alignment, Spec
 from ..storage import fingerprint, named
 from ..symmetry import Permutation, ScaledPermutation, SoftPermutation, Symmetry, reshare
-from ..train import fit
+from ..train import check_batches, check_function, check_recipe, fit
 from .weight import balance
 
 TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images at most 64, whose activations are larger
@@ -81,6 +83,7 @@ class Mixture(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):  # weights are moved exactly, whatever runs them
             mixture = self.average(self.sample())
         logits = mixture(inputs)
+        check_targets(logits, targets)
         if not self.teachers:
             return cross_entropy(logits.flatten(0, -2), targets.flatten())
         with torch.no_grad():
@@ -90,7 +93,7 @@ class Mixture(nn.Module):
 
 def learn(
     networks: Sequence[Network],
-    starts: Sequence[Alignment],
+    starts: Callable[[], Sequence[Alignment]],
     batches: Iterable[Batch],
     sample: Callable[[], Sequence[float]],
     described: dict[str, Any],
@@ -104,6 +107,7 @@ def learn(
     validation: Iterable[Batch] | None = None,
     batch_size: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    checkpoint: Path | None = None,
     **training: Any,
 ) -> list[Alignment]:
     """The symmetries for which mixtures of the moved networks have the least loss: for two networks or more.
@@ -111,8 +115,9 @@ def learn(
     Parameters
     ----------
     networks, starts
-        The networks, and the alignments at which learning starts. The first network stays where its start has it: maps
-        act linearly, so moving all networks by one more map moves their mixtures by it, and changes no loss.
+        The networks, and what finds the alignments at which learning starts, once all else is known to be right. The
+        first network stays where its start has it: maps act linearly, so moving all networks by one more map moves
+        their mixtures by it, and changes no loss.
     sample
         Draws the weights of a mixture; ``described`` is what a checkpoint says of it.
     training
@@ -120,22 +125,33 @@ def learn(
     """
     from accelerate import Accelerator
 
+    spec = networks[0].spec.restrict(allow)
+    choice("target", target, ("labels", "ensemble"))
+    if soft and dual:
+        raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
+    if isinstance(sites, str):
+        raise TypeError(f"sites must be a collection of names, not a string: write [{sites!r}]")
+    if unknown := set(sites or ()) - set(spec.sites):
+        raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
+    if sites is not None and not len(sites):
+        raise ValueError("sites is empty: there is nothing to learn")
+    check_recipe(validation is not None, batch_size=batch_size, **training)
+    check_function("augment", augment)
+    for name, data in {"batches": batches, "validation": validation}.items():
+        if name == "batches" or data is not None:
+            check_batches(name, data, networks[0])
+    if not callable(merge) or not isinstance(merge(networks[0], networks[0], 0.5), Network):
+        raise TypeError(f"merge must be a function of two networks and a position that gives a network, not {merge!r}")
+
+    starts = starts()
     moved = [start(network) for start, network in zip(starts, networks, strict=True)]
     check_same_architecture(*moved)
     first = moved[0]
     spec = first.spec.restrict(allow)
-    if target not in ("labels", "ensemble"):
-        raise ValueError(f"target must be 'labels' or 'ensemble', not {target!r}")
     if soft:
-        if dual:
-            raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
         spec = _mixed(spec, starts[1:])
-    if unknown := set(sites or ()) - set(spec.sites):
-        raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
     continuous = {name for name, site in spec.sites.items() if site.symmetry is not Permutation}
     chosen = (continuous or set(spec.sites)) if sites is None else set(sites)
-    if not chosen:
-        raise ValueError("sites is empty: there is nothing to learn")
     order = [name for name in spec.sites if name in chosen]
     device, dtype = Accelerator().device, torch.promote_types(first.reference.dtype, torch.float32)
     basis = balance(first, allow)  # in balanced coordinates all directions inside a head are equally steep
@@ -171,6 +187,7 @@ def learn(
             "networks": fingerprint([p for network in moved for p in network.params.values()]),
         }
         | described,
+        checkpoint=checkpoint,
         desc="learned matching",
         **training,
     )
@@ -181,6 +198,19 @@ def learn(
         replace(basis.inverse() @ one @ basis @ start if i else start, history=history)
         for i, (one, start) in enumerate(zip(found, starts, strict=True))
     ]
+
+
+def check_networks(networks: Sequence[Network]) -> None:
+    """Raise a TypeError if one of these is no network."""
+    for network in networks:
+        if not isinstance(network, Network):
+            raise TypeError(f"lmc_utils.canonicalize gives the networks to match, not {type(network).__name__}")
+
+
+def check_start(init: Alignment) -> None:
+    """Raise a TypeError if this is no alignment."""
+    if not isinstance(init, Alignment):
+        raise TypeError(f"init must be an alignment, such as weight_matching(a, b), not {type(init).__name__}")
 
 
 def _split(start: Alignment, sites: Collection[str], all_sites: bool) -> dict[str, Symmetry]:

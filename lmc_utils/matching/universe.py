@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..arguments import count, number
 from ..networks.base import Network, check_same_architecture
 from ..paths import Batch, average
 from ..progress import progress
 from ..spec import Alignment
-from .mixture import learn
+from .mixture import check_networks, check_start, learn
 from .weight import balance, weight_matching
 
 
@@ -63,9 +64,11 @@ def universe_matching(
     Raises
     ------
     ValueError
-        If there are fewer than two networks, their architectures differ, or ``allow`` is unknown.
+        If there are fewer than two networks, their architectures differ, ``allow`` is unknown, or ``rounds`` are
+        below 1.
     """
     _check(networks)
+    count("rounds", rounds)
     gs = [balance(network, allow) for network in networks]
     moved = [g(network) for g, network in zip(gs, networks, strict=True)]
     rest = "permutation" if allow == "permutation" else "orthogonal"  # between balanced networks no scale is left
@@ -141,20 +144,22 @@ def learned_universe(
         positive, and as :func:`learned_matching` does.
     """
     _check(networks)
-    if not concentration > 0:
-        raise ValueError(f"concentration must be positive, not {concentration}")
-    starts = universe_matching(networks, allow=allow)[1] if init is None else list(init)
-    if len(starts) != len(networks):
-        raise ValueError(f"{len(networks)} networks need as many alignments in init, not {len(starts)}")
+    concentration = number("concentration", concentration, above=0)
+    if init is not None:
+        init = [init] if isinstance(init, Alignment) else list(init)
+        for start in init:
+            check_start(start)
+        if len(init) != len(networks):
+            raise ValueError(f"{len(networks)} networks need as many alignments in init, not {len(init)}")
 
     def sample() -> list[float]:
         face = torch.randperm(len(networks))[: torch.randint(2, len(networks) + 1, ())]
-        inside = torch.distributions.Dirichlet(torch.full((len(face),), float(concentration))).sample()
+        inside = torch.distributions.Dirichlet(torch.full((len(face),), concentration)).sample()
         return torch.zeros(len(networks)).index_put((face,), inside).tolist()
 
     gs = learn(
         networks,
-        starts,
+        lambda: universe_matching(networks, allow=allow)[1] if init is None else init,
         batches,
         sample,
         {"concentration": concentration},
@@ -173,6 +178,7 @@ def learned_universe(
 
 
 def _check(networks: Sequence[Network]) -> None:
+    check_networks(networks)
     if len(networks) < 2:
         raise ValueError(f"a universe is of two networks or more, not of {len(networks)}")
     check_same_architecture(*networks)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +20,41 @@ if TYPE_CHECKING:
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
+# Networks share skeletons, and running one swaps weights into it: one thread at a time. One lock serves all skeletons,
+# because architectures may share one, too. It is the last to be taken, so it can wait for no other.
+_skeletons = threading.RLock()
+
+
+def _alone(method: Callable) -> Callable:
+    """A method that only one thread at a time is in."""
+
+    @wraps(method)
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        with _skeletons:
+            return method(*args, **kwargs)
+
+    return alone
+
 
 class Architecture(ABC):
-    """All of a network but its numbers. Two networks can be merged if their architectures are equal."""
+    """All of a network but its numbers. Two networks can be merged if their architectures are equal.
+
+    Any number of threads may use networks of one architecture, also of one that is written elsewhere: of the methods
+    below that run or copy a skeleton, one runs at a time.
+    """
 
     spec: Spec
     data: ClassVar[str]  # the shipped data that fits its inputs
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in {"forward", "activations", "to_model", "with_sizes"} & vars(cls).keys():
+            setattr(cls, name, _alone(vars(cls)[name]))
+
+    @_alone
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied or pickled: never a skeleton that is running."""
+        return copy.deepcopy(vars(self))
 
     @property
     def reads(self) -> tuple[int, int] | None:
