@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .symmetry import LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry
+from .arguments import choice, count
+from .symmetry import LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry, check_composable
 
 Params = dict[str, Tensor]
 
@@ -80,13 +81,30 @@ class Spec:
     Raises
     ------
     ValueError
-        If a type names an unknown site or one site twice, or a site that no parameter touches is listed.
+        If a type names an unknown site or one site twice, or a site that no parameter touches is listed, or a size is
+        no possible one.
+    TypeError
+        If a type is no text, or a site no :class:`Site` with a class of symmetry.
     """
 
     types: Mapping[str, str]
     sites: Mapping[str, Site]
 
     def __post_init__(self) -> None:
+        for what, table, kind in (("types", self.types, str), ("sites", self.sites, Site)):
+            if not isinstance(table, Mapping):
+                raise TypeError(f"{what} must be a mapping from names, not a {type(table).__name__}")
+            for name, value in table.items():
+                if not (isinstance(name, str) and isinstance(value, kind)):
+                    raise TypeError(f"{what} must map names to {kind.__name__}, not {name!r} to {value!r:.100}")
+        for name, site in self.sites.items():
+            if not (isinstance(site.symmetry, type) and issubclass(site.symmetry, Symmetry)):
+                raise TypeError(
+                    f"the symmetry of site {name!r} must be a subclass of Symmetry, not {site.symmetry!r:.100}"
+                )
+            count(f"the size of site {name!r}", site.size)
+            if site.within is not None and (site.within not in self.sites or site.within == name):
+                raise ValueError(f"site {name!r} lies within {site.within!r:.100}, which is no other site")
         for name in self.types:
             named = [axis.site for axis in self.axes(name) if axis.site is not None]
             if unknown := set(named) - set(self.sites):
@@ -156,12 +174,60 @@ class Spec:
         """The same table for a network with other sizes of some sites."""
         return replace(self, sites={n: s._replace(size=sizes.get(n, s.size)) for n, s in self.sites.items()})
 
+    def difference(self, other: Spec) -> str:
+        """The first thing in which another table differs, with both values in that order; empty if nothing does.
+
+        Examples
+        --------
+        >>> one, two = (Spec({"w": "h _"}, {"h": Site(Permutation, n)}) for n in (3, 4))
+        >>> one.difference(two)
+        "site 'h' has size 3 and 4"
+        """
+        tables = (
+            ("parameter {!r} has type", self.types, other.types),
+            ("site {!r} has size", self.sizes, other.sizes),
+        )
+        for text, ours, theirs in tables:
+            for name in [*ours, *(name for name in theirs if name not in ours)]:
+                values = [repr(table[name]) if name in table else "none" for table in (ours, theirs)]
+                if values[0] != values[1]:
+                    return f"{text.format(name)} {values[0]} and {values[1]}"
+        return ""
+
     def check(self, params: Mapping[str, Tensor]) -> None:
-        """Raise a ValueError that names the parameter if ``params`` do not fit this table or are not finite."""
+        """Raise a ValueError that names the parameter if ``params`` do not fit this table or are not finite.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is no tensor of floating-point numbers.
+        ValueError
+            If one is missing, unknown, of the wrong shape, of another dtype or device than the first, or not finite.
+        """
+        self.check_shapes(params)
+        for name, tensor in params.items():
+            # the sum first: it costs a fifth, and learned matching comes by here at every step
+            if not tensor.detach().sum().isfinite() and not torch.isfinite(tensor).all():
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise ValueError(f"parameter {name!r} of shape {tuple(tensor.shape)} has {bad} NaN or infinite entries")
+
+    def check_shapes(self, params: Mapping[str, Tensor]) -> None:
+        """Raise what :meth:`check` does, but do not look at the numbers."""
+        if not isinstance(params, Mapping):
+            raise TypeError(f"params must map names to tensors, not be a {type(params).__name__}")
         if set(params) != set(self.types):
             missing, extra = sorted(set(self.types) - set(params)), sorted(set(params) - set(self.types))
             raise ValueError(f"parameters do not fit the type table: missing {missing}, unknown {extra}")
         for name, tensor in params.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                kind = getattr(tensor, "dtype", type(tensor).__name__)
+                raise TypeError(f"parameter {name!r} must be a tensor of floating-point numbers, not {kind}")
+            like = next(iter(params.values()))
+            if (tensor.dtype, tensor.device) != (like.dtype, like.device):
+                raise ValueError(
+                    f"parameter {name!r} is {tensor.dtype} on {tensor.device}, others are {like.dtype} on {like.device}"
+                    ": bring the model into one dtype and on one device, model.to(...)"
+                )
             axes = self.axes(name)
             sizes = [self.sites[a.site].size if a.site else n for a, n in zip(axes, tensor.shape, strict=False)]
             if len(axes) != tensor.ndim or list(tensor.shape) != sizes:
@@ -169,10 +235,6 @@ class Spec:
                     f"parameter {name!r} has shape {tuple(tensor.shape)}, but its type {self.types[name]!r} "
                     f"asks for {tuple(self.sites[a.site].size if a.site else '*' for a in axes)}"
                 )
-            # the sum first: it costs a fifth, and learned matching comes by here at every step
-            if not tensor.detach().sum().isfinite() and not torch.isfinite(tensor).all():
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise ValueError(f"parameter {name!r} of shape {tuple(tensor.shape)} has {bad} NaN or infinite entries")
 
     def identity(self) -> Alignment:
         """The alignment that moves nothing."""
@@ -206,11 +268,18 @@ class Spec:
         Raises
         ------
         ValueError
-            If ``allow`` or a site is unknown, or a site would become narrower.
+            If ``allow`` or a site is unknown, a site would become narrower, or ``seed`` is no seed of torch's.
+        TypeError
+            If an argument is of the wrong type.
         """
+        if count("seed", seed, -(2**63)) >= 2**64:
+            raise ValueError(f"seed must be below 2**64, not {seed}")
+        choice("allow", allow, LEVELS)
+        if not isinstance(sizes, Mapping | None):
+            raise TypeError(f"sizes must map sites to whole numbers, not be a {type(sizes).__name__}")
         generator, sizes = torch.Generator().manual_seed(seed), sizes or {}
         if unknown := set(sizes) - set(self.sites):
-            raise ValueError(f"no sites {sorted(unknown)} to widen; the sites are {list(self.sites)}")
+            raise ValueError(f"no sites {sorted(map(str, unknown))} to widen; the sites are {list(self.sites)}")
         target, maps = self.resize(sizes), {}
         for name, site in self.sites.items():
             wider, symmetry = target.sites[name].size, site.symmetry.restrict(allow)
@@ -262,6 +331,21 @@ class Alignment:
     def __post_init__(self) -> None:
         if set(self.maps) != set(self.spec.sites):
             raise ValueError(f"maps for the sites {sorted(self.maps)}, but the spec has {sorted(self.spec.sites)}")
+        for name, element in self.maps.items():
+            self._check_map(name, element, self.spec.sizes[name])
+        for name, site in self.spec.sites.items():
+            batch = () if site.within is None else self.maps[site.within].shape[:1]
+            if self.maps[name].batch != batch:
+                raise ValueError(
+                    f"the map of site {name!r} has batch {self.maps[name].batch}, but it must have {batch}"
+                )
+
+    @staticmethod
+    def _check_map(name: str, element: Symmetry, size: int) -> None:
+        if not isinstance(element, Symmetry):
+            raise TypeError(f"the map of site {name!r} must be a Symmetry, not a {type(element).__name__}")
+        if element.shape[1] != size:
+            raise ValueError(f"the map of site {name!r} has shape {element.shape}, but the site has {size} dimensions")
 
     def __getitem__(self, site: str) -> Symmetry:
         if site not in self.maps:
@@ -277,12 +361,23 @@ class Alignment:
         return self.spec.resize({name: element.shape[0] for name, element in self.maps.items()})
 
     def act(self, params: Mapping[str, Tensor], sites: Collection[str] | None = None) -> Params:
-        """The moved parameters; the ones passed in are not changed. With ``sites``, only these maps act."""
-        moved = dict(params)
-        chosen = self.maps if sites is None else sites
+        """The moved parameters; the ones passed in are not changed. With ``sites``, only these maps act.
+
+        They keep their dtype: half types are multiplied in float32, and rounded once.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site.
+        TypeError, ValueError
+            If the parameters do not fit the table.
+        """
+        self.spec.check_shapes(params)
+        moved = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in params.items()}
+        chosen = {site: self[site] for site in (self.maps if sites is None else sites)}
         for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is not None):  # inside heads last
-            moved |= act_on_site(self.spec, site, self.maps[site], moved)
-        return moved
+            moved |= act_on_site(self.spec, site, chosen[site], moved)
+        return {name: p.to(params[name].dtype) for name, p in moved.items()}
 
     def __call__(self, network: Any) -> Any:
         """The moved network: other weights, the same function.
@@ -291,17 +386,30 @@ class Alignment:
         ------
         ValueError
             If the network's table of types is not the alignment's.
+        TypeError
+            If it is no network.
         """
-        if network.spec.types != self.spec.types or network.spec.sizes != self.spec.sizes:
-            raise ValueError(
-                f"the alignment is for another architecture:\n{self.spec}\n\nthe network has\n{network.spec}"
+        if not isinstance(getattr(network, "spec", None), Spec):
+            raise TypeError(
+                f"an alignment moves a Network, not a {type(network).__name__}: canonicalize the model first"
             )
+        if different := self.spec.difference(network.spec):
+            raise ValueError(f"the alignment is for another architecture than the network's: {different}")
         return replace(
             network, architecture=network.architecture.resize(self.target.sizes), params=self.act(network.params)
         )
 
     def then(self, site: str, element: Symmetry) -> Alignment:
-        """This alignment, followed by one more map of one site."""
+        """This alignment, followed by one more map of one site.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site.
+        TypeError, ValueError
+            If the map does not fit the site.
+        """
+        check_composable(element, self[site])
         followed = {name: self.maps[name].take(element.owners) for name in self.spec.inside(site)}
         return replace(self, maps={**self.maps, **followed, site: _compose(element, self.maps[site])})
 
@@ -326,9 +434,13 @@ class Alignment:
         ------
         ValueError
             If they are of different architectures.
+        TypeError
+            If ``other`` is no alignment.
         """
-        if other.target.types != self.spec.types or other.target.sizes != self.spec.sizes:
-            raise ValueError("only alignments of the same architecture can be composed")
+        if not isinstance(other, Alignment):
+            raise TypeError(f"an alignment composes with another Alignment, not with a {type(other).__name__}")
+        if different := other.target.difference(self.spec):
+            raise ValueError(f"only alignments of the same architecture can be composed: {different}")
         maps = {}
         for name, element in self.maps.items():
             within = self.spec.sites[name].within
@@ -339,6 +451,7 @@ class Alignment:
 
 def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
     """First h, then g, as an element of the larger of their classes."""
+    check_composable(g, h)
     if type(g) is type(h):
         return g @ h
     if any(isinstance(x, SoftPermutation) for x in (g, h)) and not any(isinstance(x, Permutation) for x in (g, h)):

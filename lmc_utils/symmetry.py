@@ -19,7 +19,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .arguments import choice, count, number
+
 LEVELS = ("permutation", "orthogonal", "invertible")  # what a matching may be allowed, each includes the ones before
+LARGEST = 2**20  # dimensions of a site: more is a slip, and a matrix on so many would take eight terabytes
 
 
 class Symmetry(ABC):
@@ -52,6 +55,11 @@ class Symmetry(ABC):
         """(M, N): the size of the site after and before."""
         return tuple(self.matrix().shape[-2:])
 
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """How many maps this is: () for one, (heads,) for one in each head."""
+        return tuple(self.matrix().shape[:-2])
+
     def left_inverse(self) -> Tensor:
         """The matrix that undoes ``T``, shape (..., N, M)."""
         return self.dual().mT
@@ -69,7 +77,16 @@ class Symmetry(ABC):
         return type(self)._of(self.left_inverse())
 
     def __matmul__(self, other: Symmetry) -> Self:
-        """The composition, of the class of ``self``: first ``other``, then ``self``."""
+        """The composition, of the class of ``self``: first ``other``, then ``self``.
+
+        Raises
+        ------
+        TypeError
+            If ``other`` is no element of a class of symmetry.
+        ValueError
+            If ``other`` does not lead to the space that ``self`` maps.
+        """
+        check_composable(self, other)
         return type(self).product(self, other)
 
     @classmethod
@@ -110,9 +127,25 @@ class Symmetry(ABC):
         return cls._of(torch.eye(n, dtype=torch.float64).expand(*batch, n, n).clone())
 
     @classmethod
-    @abstractmethod
     def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        """A random element, into a wider site of ``m`` dimensions if ``m`` is given."""
+        """Draw a random element, into a wider site of ``m`` dimensions if ``m`` is given.
+
+        Raises
+        ------
+        TypeError
+            If an argument is of the wrong type.
+        ValueError
+            If a size is no possible one, ``m`` is smaller than ``n``, or the class has no map from ``n`` to ``m``.
+        """
+        _check_draw(n, generator, batch)
+        if m is not None and count("m", m) < n:
+            raise ValueError(f"m must be at least n: no map takes {n} dimensions into {m}")
+        return cls._sample(n, _dimensions("m", n if m is None else m), generator, batch)
+
+    @classmethod
+    @abstractmethod
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
+        """A random element (m, n) for arguments that are checked already."""
 
     @classmethod
     def walk(cls, n: int, generator: torch.Generator, steps: int, *, batch: tuple[int, ...] = ()) -> list[Self]:
@@ -130,10 +163,12 @@ class Symmetry(ABC):
         Raises
         ------
         ValueError
-            If there is not at least one step.
+            If there is not at least one step, or a size is no possible one.
+        TypeError
+            If an argument is of the wrong type.
         """
-        if steps < 1:
-            raise ValueError(f"a walk takes at least 1 step, not {steps}")
+        _check_draw(n, generator, batch)
+        count("steps", steps)
         flow = cls._flow(n, generator, batch)
         return [cls._of(flow(k / steps)) for k in range(steps + 1)]
 
@@ -201,14 +236,26 @@ class Symmetry(ABC):
         ----------
         writers, readers
             Gram matrices ``X X^T`` (..., n, n) of all weights that write and that read the site.
+
+        Raises
+        ------
+        ValueError
+            If they are not square, not of one shape, or not finite.
         """
+        writers, readers = (_check(x, name, square=True) for name, x in (("writers", writers), ("readers", readers)))
+        if writers.shape != readers.shape:
+            raise ValueError(f"writers {tuple(writers.shape)} and readers {tuple(readers.shape)} differ in their shape")
+        return cls._balance(writers.double(), readers.double())
+
+    @classmethod
+    def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
+        """The element that balances Gram matrices which are checked already."""
         return cls.identity(writers.shape[-1], tuple(writers.shape[:-2]))
 
     @classmethod
     def restrict(cls, allow: str) -> type[Symmetry]:
         """The largest part of this class that ``allow`` admits."""
-        if allow not in LEVELS:
-            raise ValueError(f"allow must be one of {', '.join(LEVELS)}, not {allow!r}")
+        choice("allow", allow, LEVELS)
         return cls if LEVELS.index(cls.level) <= LEVELS.index(allow) else cls.smaller.restrict(allow)
 
 
@@ -227,12 +274,53 @@ def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Ten
     )
 
 
-def _check(cost: Tensor) -> Tensor:
-    if cost.ndim < 2 or cost.shape[-2] < cost.shape[-1]:
-        raise ValueError(f"a cost matrix has at least as many rows as columns, but its shape is {tuple(cost.shape)}")
-    if not torch.isfinite(cost).all():
-        raise ValueError(f"the cost matrix of shape {tuple(cost.shape)} contains NaN or infinite entries")
-    return cost.detach()
+def check_composable(g: Symmetry, h: Symmetry) -> None:
+    """Raise a TypeError or a ValueError that says why no map is "first ``h``, then ``g``"."""
+    for element in (g, h):
+        if not isinstance(element, Symmetry):
+            raise TypeError(f"a map composes with another Symmetry, not with a {type(element).__name__}")
+    if g.shape[1] != h.shape[0] or (g.batch and h.batch and g.batch != h.batch):
+        (_, n), m = g.shape, h.shape[0]
+        raise ValueError(
+            f"maps do not compose: the first leads to {(*h.batch, m)}, the second starts at {(*g.batch, n)}"
+        )
+
+
+def _dimensions(name: str, value: int) -> int:
+    if count(name, value) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, not {value}")
+    return value
+
+
+def _check_draw(n: int, generator: torch.Generator, batch: tuple[int, ...]) -> None:
+    _dimensions("n", n)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, not a {type(generator).__name__}")
+    if not isinstance(batch, tuple):
+        raise TypeError(f"batch must be a tuple of whole numbers, not {batch!r}")
+    for size in batch:
+        _dimensions("an entry of batch", size)
+
+
+def _check_shape(x: Tensor, name: str, square: bool = False) -> None:
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(
+            f"the {name} matrix must be a tensor of real numbers, not {getattr(x, 'dtype', type(x).__name__)}"
+        )
+    if x.ndim < 2 or x.shape[-2] < x.shape[-1] or 0 in x.shape:
+        raise ValueError(
+            f"a {name} matrix has at least as many rows as columns, and one, but its shape is {tuple(x.shape)}"
+        )
+    if square and x.shape[-2] != x.shape[-1]:
+        raise ValueError(f"the {name} matrix is square, but has shape {tuple(x.shape)}")
+
+
+def _check(x: Tensor, name: str = "cost", square: bool = False) -> Tensor:
+    """A matrix to be decomposed, cut off from its gradient: real, finite, and with as many rows as columns or more."""
+    _check_shape(x, name, square)
+    if not torch.isfinite(x).all():
+        raise ValueError(f"the {name} matrix of shape {tuple(x.shape)} contains NaN or infinite entries")
+    return x.detach()
 
 
 def _assign(cost: Tensor) -> Tensor:
@@ -257,17 +345,29 @@ class Permutation(Symmetry):
 
     Raises
     ------
+    TypeError
+        If ``indices`` are not an int64 tensor.
     ValueError
-        If ``indices`` are not a permutation.
+        If they are not a permutation.
     """
 
     level = "permutation"
     indices: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.indices, Tensor) or self.indices.dtype != torch.int64:
+            kind = getattr(self.indices, "dtype", type(self.indices).__name__)
+            raise TypeError(f"the indices of a permutation must be an int64 tensor, not {kind}")
+        if self.indices.ndim < 1 or 0 in self.indices.shape:
+            raise ValueError(
+                f"a permutation has at least one unit, but its indices have shape {tuple(self.indices.shape)}"
+            )
         expected = torch.arange(self.indices.shape[-1], device=self.indices.device).expand_as(self.indices)
-        if not torch.equal(self.indices.sort(-1).values, expected):
-            raise ValueError(f"not a permutation of 0..{self.indices.shape[-1] - 1}: {self.indices}")
+        if (wrong := self.indices.sort(-1).values != expected).any():
+            first = wrong.nonzero()[0, -1].item()
+            raise ValueError(
+                f"not a permutation of 0..{self.indices.shape[-1] - 1}: {first} is missing, or another stands twice"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Permutation) and torch.equal(self.indices, other.indices)
@@ -275,6 +375,10 @@ class Permutation(Symmetry):
     @property
     def shape(self) -> tuple[int, int]:
         return self.indices.shape[-1], self.indices.shape[-1]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self.indices.shape[:-1])
 
     def matrix(self) -> Tensor:
         n = self.indices.shape[-1]
@@ -300,10 +404,11 @@ class Permutation(Symmetry):
     def inverse(self) -> Self:
         return type(self)(self.indices.argsort(-1))
 
-    def __matmul__(self, other: Symmetry) -> Self:
-        if not isinstance(other, Permutation):
-            return super().__matmul__(other)
-        return type(self)(other.indices.gather(-1, self.indices))
+    @classmethod
+    def product(cls, g: Symmetry, h: Symmetry) -> Self:
+        if not (isinstance(g, Permutation) and isinstance(h, Permutation)):
+            return super().product(g, h)
+        return cls(h.indices.gather(-1, g.indices))
 
     @property
     def moved(self) -> int:
@@ -319,17 +424,15 @@ class Permutation(Symmetry):
         return cls(torch.arange(n).expand(*batch, n).clone())
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        if m not in (None, n):
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
+        if m != n:
             raise ValueError(f"a permutation cannot map {n} units to {m}")
         return cls(torch.rand(*batch, n, generator=generator, dtype=torch.float64).argsort(-1))
 
     @classmethod
     def solve(cls, cost: Tensor) -> Self:
         """The linear assignment problem, solved exactly in O(n^3) by SciPy."""
-        if cost.shape[-2:-1] != cost.shape[-1:]:
-            raise ValueError(f"the cost matrix of an assignment is square, but has shape {tuple(cost.shape)}")
-        return cls(_assign(cost).argsort(-1))
+        return cls(_assign(_check(cost, square=True)).argsort(-1))
 
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
@@ -362,6 +465,9 @@ class _Matrix(Symmetry):
 
     values: Tensor
 
+    def __post_init__(self) -> None:
+        _check_shape(self.values, type(self).__name__)
+
     def matrix(self) -> Tensor:
         return self.values
 
@@ -375,6 +481,13 @@ class _Pair(_Matrix):
     """An element that also keeps its dual where the matrix alone does not say which one: a rectangular one has many."""
 
     readers: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.readers is not None:
+            _check_shape(self.readers, "readers'")
+            if self.readers.shape != self.values.shape:
+                raise ValueError(f"the dual has shape {tuple(self.readers.shape)}, its map {tuple(self.values.shape)}")
 
     def dual(self) -> Tensor:
         return self._inverse() if self.readers is None else self.readers
@@ -410,8 +523,8 @@ class SoftPermutation(_Matrix):
         raise ValueError("a mixture of units has no inverse in its class: it loses what it mixes")
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        if m not in (None, n):
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
+        if m != n:
             raise ValueError(f"a doubly stochastic matrix is square: it cannot map {n} units to {m}")
         return cls.project(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64).exp())
 
@@ -423,7 +536,8 @@ class SoftPermutation(_Matrix):
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
         """The nearest in relative entropy, not in the Frobenius norm: rows and columns are normalised in turn."""
-        return cls(sinkhorn(matrix.double().clamp_min(1e-300).log(), iterations=20_000))
+        positive = _check(matrix, square=True).double().clamp_min(1e-300)
+        return cls(sinkhorn(positive.log(), iterations=20_000))
 
     @classmethod
     def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
@@ -448,7 +562,15 @@ def sinkhorn(logits: Tensor, iterations: int = 50, atol: float = 1e-9) -> Tensor
     """The doubly stochastic matrix (..., n, n) that ``exp(logits)`` becomes: rows and columns normalised in turn.
 
     In the log domain, so that no entry under- or overflows; stops when the rows sum to one up to ``atol``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the logits are no finite square matrices, or an argument is no possible number.
     """
+    _check(logits, "logits", square=True)
+    count("iterations", iterations, 0)
+    number("atol", atol, 0)
     atol = max(atol, 4 * torch.finfo(logits.dtype).eps)
     for _ in range(iterations):
         logits = logits - logits.logsumexp(-1, keepdim=True)
@@ -478,8 +600,8 @@ class ScaledPermutation(_Pair):
         return torch.where(positive, 1 / torch.where(positive, self.values, 1.0), 0.0)  # twice: no gradient is NaN
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        order = Permutation.sample(n, generator, m=m, batch=batch).matrix()
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
+        order = Permutation._sample(n, m, generator, batch).matrix()
         scales = torch.randn(*batch, n, 1, generator=generator, dtype=torch.float64).mul(0.5).exp()
         return cls(scales * order)
 
@@ -506,7 +628,7 @@ class ScaledPermutation(_Pair):
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
         """The nearest support holds the largest sum of squares of positive entries."""
-        positive = matrix.double().clamp_min(0)
+        positive = _check(matrix, square=True).double().clamp_min(0)
         support = Permutation.solve(positive.square()).matrix()
         return cls(support * positive.clamp_min(torch.finfo(torch.float64).tiny))
 
@@ -519,11 +641,11 @@ class ScaledPermutation(_Pair):
         return ""
 
     @classmethod
-    def balance(cls, writers: Tensor, readers: Tensor) -> Self:
+    def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
         """Incoming and outgoing weights of each unit get the same norm; a unit without either stays as it is."""
         incoming, outgoing = writers.diagonal(dim1=-2, dim2=-1), readers.diagonal(dim1=-2, dim2=-1)
         scales = torch.where((incoming > 0) & (outgoing > 0), (outgoing / incoming) ** 0.25, 1.0)
-        return cls(torch.diag_embed(scales.double()))
+        return cls(torch.diag_embed(scales))
 
 
 class SemiPermutation(_Matrix):
@@ -541,8 +663,7 @@ class SemiPermutation(_Matrix):
         return (self.values > 0).to(self.values)
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        m = n if m is None else m
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
         owners = torch.cat(
             [Permutation.identity(n, batch).indices, torch.randint(n, (*batch, m - n), generator=generator)], -1
         )
@@ -565,8 +686,10 @@ class SemiPermutation(_Matrix):
         transport between uniform distributions (as in arXiv 1910.05653): an extreme plan gives every new unit to one
         old unit, so that an assignment to M / N copies of each old unit finds it exactly.
         """
-        m, n = _check(cost).shape[-2:]
-        must = (cost.max() - cost.min() + 1) * m  # more than anything else could gain
+        cost = _check(cost).double()
+        m, n = cost.shape[-2:]
+        spread = cost.max() - cost.min()
+        must = torch.where(spread > 0, spread, 1.0) * (m + 1)  # more than anything else could gain, at any scale
         copies = torch.cat([(cost + must).repeat_interleave(m // n, -1), cost], -1)
         old = torch.cat([torch.arange(n).repeat_interleave(m // n), torch.arange(n)])
         places = old[_assign(copies.mT).to(cost.device)]  # for each new unit the copy that it gets
@@ -588,7 +711,21 @@ class SemiPermutation(_Matrix):
             ``W`` and ``R``: inner products of the weights that write and that read new units and old ones, (M, N).
         writers, readers
             ``w`` and ``r``: the squared norms of those of the old ones, (N,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not finite or their shapes do not fit.
         """
+        shared, copied = _check(shared, "shared"), _check(copied, "copied")
+        writers, readers = (
+            _check(x.unsqueeze(-1), name)[..., 0] for name, x in (("writers", writers), ("readers", readers))
+        )
+        if shared.shape != copied.shape or {writers.shape, readers.shape} != {shared.shape[-1:]}:
+            raise ValueError(
+                f"shared {tuple(shared.shape)} and copied {tuple(copied.shape)} are (M, N), writers "
+                f"{tuple(writers.shape)} and readers {tuple(readers.shape)} (N,): these do not fit"
+            )
         best = (shared / writers.clamp_min(torch.finfo(writers.dtype).tiny)).clamp(0, 1)
         gain = cls.explained(best, shared, copied, writers, readers)
         most, owners = gain.max(-1)
@@ -670,9 +807,9 @@ class Orthogonal(_Matrix):
         return self.values
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
         """Uniform (the polar factor of a Gaussian matrix is)."""
-        return cls(polar(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64)))
+        return cls(polar(torch.randn(*batch, m, n, generator=generator, dtype=torch.float64)))
 
     @classmethod
     def _flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
@@ -716,8 +853,8 @@ class StreamOrthogonal(Orthogonal):
         return self.values * (self.values.shape[-1] / self.values.shape[-2])
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
-        return cls.solve(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64))
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
+        return cls.solve(torch.randn(*batch, m, n, generator=generator, dtype=torch.float64))
 
     @classmethod
     def _skew(cls, x: Tensor) -> Tensor:
@@ -749,10 +886,14 @@ def fix_ones(matrix: Tensor) -> Tensor:
     Without the all-ones directions on both sides the matrix maps complements to each other; a positive entry between
     the two directions keeps them together, whatever its size.
     """
+    _check_shape(matrix, "given")
     m, n = matrix.shape[-2:]
     centred = matrix - matrix.mean(-1, keepdim=True)
     centred = centred - centred.mean(-2, keepdim=True)
-    size = centred.detach().square().sum((-2, -1), keepdim=True).sqrt().clamp_min(1.0)  # any positive number would do
+    # any positive number would do; as large as the matrix, it drowns neither in what centring left nor the rest in it
+    size = centred.detach().square().sum((-2, -1), keepdim=True).sqrt()
+    size = size.maximum(matrix.detach().abs().amax((-2, -1), keepdim=True))
+    size = size + (size == 0)
     return (m / n) ** 0.5 * polar(centred + size / (m * n) ** 0.5)
 
 
@@ -771,7 +912,7 @@ class Invertible(_Pair):
         return (torch.linalg.inv if square else torch.linalg.pinv)(self.values).mT
 
     @classmethod
-    def sample(cls, n: int, generator: torch.Generator, *, m: int | None = None, batch: tuple[int, ...] = ()) -> Self:
+    def _sample(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
         """Two rotations and log-normal singular values, so that the condition number stays moderate."""
         left, right = (Orthogonal.sample(n, generator, m=wide, batch=batch).matrix() for wide in (m, n))
         scales = torch.randn(*batch, 1, n, generator=generator, dtype=torch.float64).mul(0.5).exp()
@@ -790,12 +931,11 @@ class Invertible(_Pair):
     @classmethod
     def project(cls, matrix: Tensor) -> Self:
         """The matrix itself; a singular one is moved by a relative 1e-12 (there is no nearest one)."""
-        U, S, Vh = torch.linalg.svd(_check(matrix).double(), full_matrices=False)
-        smallest = 1e-12 * S[..., :1].clamp_min(1e-300)
+        matrix = _check(matrix).double()
+        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        smallest = 1e-12 * torch.where(S[..., :1] > 0, S[..., :1], 1.0)
         return cls(
-            torch.where(
-                (S[..., -1:] >= smallest).unsqueeze(-1), matrix.double(), (U * S.maximum(smallest).unsqueeze(-2)) @ Vh
-            )
+            torch.where((S[..., -1:] >= smallest).unsqueeze(-1), matrix, (U * S.maximum(smallest).unsqueeze(-2)) @ Vh)
         )
 
     @classmethod
@@ -812,14 +952,14 @@ class Invertible(_Pair):
         )
 
     @classmethod
-    def balance(cls, writers: Tensor, readers: Tensor) -> Self:
+    def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
         """``T`` with ``T G T^T = T^-T H T^-1``: the square root of the geometric mean of ``G^-1`` and ``H``.
 
         The mean is ``P = H^1/2 (H^1/2 G H^1/2)^-1/2 H^1/2``, which inverts nothing that is not both written and read.
         Directions that lack either carry no function, and no weights in a canonical network; ``T`` must not be
         singular there, so ``P`` is completed by the projection on the kernel of ``P G``: ``P G P = H`` stays true.
         """
-        G, H = writers.double(), readers.double()
+        G, H = writers, readers
         root = _power(H, 0.5)
         half = _power(root @ G @ root, -0.25) @ root  # half^T half = P
         live = half @ G
@@ -863,8 +1003,14 @@ def polar(x: Tensor) -> Tensor:
     Its derivative in closed form, ``U [(M - M^T) / (s_i + s_j)] V^T`` with ``M = U^T G V``, needs sums of singular
     values only. (torch differentiates the factors U and V one by one, divides by differences, and is NaN at the
     identity.)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not real, not finite, or has fewer rows than columns.
     """
-    return _Polar.apply(x)
+    _check(x, "given")
+    return _Polar.apply(x.to(torch.promote_types(x.dtype, torch.float32)))  # no half type has a decomposition
 
 
 def newton_schulz(x: Tensor, iterations: int = 12) -> Tensor:

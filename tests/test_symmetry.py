@@ -79,7 +79,7 @@ def test_a_walk_leads_somewhere(cls):
     end, other = (cls.walk(9, generator(seed), 5, batch=(2,))[-1].matrix() for seed in (0, 1))
     for one, two in ((end, cls.identity(9, (2,)).matrix()), (end, other), (end[0], end[1])):
         assert (one - two).norm() > 1
-    with pytest.raises(ValueError, match="at least 1 step, not 0"):
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         cls.walk(9, generator(0), 0)
 
 
@@ -330,7 +330,10 @@ def test_a_matrix_outside_the_class_is_told_why(cls, matrix, reason):
         (lambda: Orthogonal.solve(NAN), "NaN"),
         (lambda: Permutation.sample(2, generator(0), m=3), "cannot map 2 units to 3"),
         (lambda: SoftPermutation.sample(2, generator(0), m=3), "cannot map 2 units to 3"),
-        (lambda: Permutation.restrict("all"), "allow must be one of permutation, orthogonal, invertible, not 'all'"),
+        (
+            lambda: Permutation.restrict("all"),
+            "allow must be one of 'permutation', 'orthogonal', 'invertible', not 'all'",
+        ),
     ],
 )
 def test_bad_input_is_named(make, message):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import pairs
-from ..networks.base import Network, widening
+from ..networks.base import Network, in_full, widening
 from ..paths import activations_of, check_networks
 from ..spec import Alignment, Params, Spec
 from ..symmetry import Permutation, SemiPermutation
@@ -52,7 +52,7 @@ def cross_moments(a: Network, b: Network, batches: Iterable[tuple[Tensor, Tensor
             if x.ndim == 3:
                 news = [torch.einsum("sia,sjb->ijab", x, y)]
             elif a.spec.sites[site].symmetry.restrict("orthogonal") is not Permutation:
-                x, y = (v / v.norm(dim=-1, keepdim=True).clamp_min(1e-30) for v in (x, y))
+                x, y = (v / v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (x, y))
                 news = [x.T @ y]
             else:
                 shift = moments.setdefault(f"{site} shift", (x.mean(0), y.mean(0)))  # or the variances would cancel
@@ -105,10 +105,11 @@ def activation_matching(
     TypeError
         If a or b is no network, or the batches are no pairs of tensors.
     ValueError
-        If the architectures differ, b is wider at some site or ``allow`` is unknown; if there is no batch, fewer than
-        two samples, or inputs or activations are not finite.
+        If the architectures differ, b is wider at some site, a weight is not finite or ``allow`` is unknown; if there
+        is no batch, fewer than two samples, or inputs or activations are not finite.
     """
     check_networks(a=a, b=b)
+    a, b = in_full(a, b)
     g, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
     to_a, to_b = (balanced(x.spec, x.params, classes)[0] for x in (a, b))
     a, b = to_a(a), to_b(b)

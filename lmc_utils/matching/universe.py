@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import count, number
-from ..networks.base import Network, check_same_architecture
+from ..networks.base import Network, check_same_architecture, in_full
 from ..paths import Batch, average
 from ..progress import progress
 from ..spec import Alignment
@@ -56,7 +56,7 @@ def universe_matching(
     Returns
     -------
     universe : Network
-        The mean of the moved networks.
+        The mean of the moved networks, in the first one's dtype.
     gs : list of Alignment
         ``gs[m](networks[m])`` is network m in the universe; in ``history`` the mean squared distance from the mean,
         at the start (balanced only) and after each round.
@@ -64,11 +64,12 @@ def universe_matching(
     Raises
     ------
     ValueError
-        If there are fewer than two networks, their architectures differ, ``allow`` is unknown, or ``rounds`` are
-        below 1.
+        If there are fewer than two networks, their architectures differ, a weight is not finite, ``allow`` is unknown,
+        or ``rounds`` are below 1.
     """
     _check(networks)
     count("rounds", rounds)
+    dtype, networks = networks[0].reference.dtype, in_full(*networks)
     gs = [balance(network, allow) for network in networks]
     moved = [g(network) for g, network in zip(gs, networks, strict=True)]
     rest = "permutation" if allow == "permutation" else "orthogonal"  # between balanced networks no scale is left
@@ -84,7 +85,7 @@ def universe_matching(
         history.append(spread(moved))
         if round_ and history[-1] >= 0.999 * history[-2]:
             break
-    return average(moved), [replace(g, history=tuple(history)) for g in gs]
+    return average(moved).to(dtype), [replace(g, history=tuple(history)) for g in gs]
 
 
 def learned_universe(

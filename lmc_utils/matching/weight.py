@@ -3,13 +3,15 @@ transformers arXiv 2506.22712, section 4)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..networks.base import Network, widening
+from ..arguments import count
+from ..networks.base import Network, in_full, widening
 from ..progress import progress
 from ..spec import Alignment, Params, Spec, Touch, act_on_site
 from ..symmetry import SemiPermutation, Symmetry
@@ -101,7 +103,13 @@ def balance(network: Network, allow: str) -> Alignment:
     balanced networks an orthogonal map or a permutation is left, which a score does decide. The balanced weights are
     those of least norm among all scaled copies of the network. Layers that follow one another share weights, so each is
     balanced in turn until nothing changes.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite, or ``allow`` is unknown.
     """
+    (network,) = in_full(network)
     return balanced(network.spec, network.params, network.spec.restrict(allow))[0]
 
 
@@ -164,10 +172,17 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     Raises
     ------
     ValueError
-        If the architectures differ, b is wider at some site, or ``allow`` is unknown.
+        If the architectures differ, b is wider at some site, a weight is not finite, or ``allow`` or ``sweeps`` is no
+        possible value.
     """
+    count("sweeps", sweeps, 0)
+    a, b = in_full(a, b)
     start, spec, classes = widening(a, b, allow), a.spec, solved_by(a, b, allow)
-    (to_a, fixed), (to_b, narrow) = (balanced(x.spec, x.params, classes) for x in (a, b))
+    unit = _unit(a.params, b.params)
+    (to_a, fixed), (to_b, narrow) = (
+        balanced(x.spec, {name: p * unit for name, p in x.params.items()} if unit != 1 else x.params, classes)
+        for x in (a, b)
+    )
     g, moved, settled = start, start.act(narrow), set()
     history = [score(fixed, moved)]
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
@@ -196,7 +211,16 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
         if not improved:
             break
         history.append(score(fixed, moved))
-    return replace(to_a.inverse() @ g @ to_b, history=tuple(history))
+    return replace(to_a.inverse() @ g @ to_b, history=tuple(value / unit / unit for value in history))
+
+
+def _unit(*networks: Params) -> float:
+    """What weights are multiplied by before they are compared: their products must neither over- nor underflow.
+
+    A power of two, so nothing is rounded; one, where the largest weight is of ordinary size.
+    """
+    largest = max(p.abs().max().item() for params in networks for p in params.values())
+    return 1.0 if largest == 0 or 2**-20 < largest < 2**20 else 2.0 ** -math.frexp(largest)[1]
 
 
 def _split(spec: Spec, site: str, a: Params, b: Params, present: Symmetry, settled: bool) -> SemiPermutation | None:

@@ -6,8 +6,8 @@ import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import wraps
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -188,18 +188,46 @@ class Network:
 
 
 def check_same_architecture(*networks: Network) -> None:
-    """Raise a ValueError that shows both architectures if the networks cannot be merged."""
+    """Raise a ValueError that names the first difference if the networks cannot be merged."""
+    for network in networks:
+        if not isinstance(network, Network):
+            raise TypeError(f"a Network is needed, not a {type(network).__name__}: canonicalize the model first")
     first = networks[0]
     for other in networks[1:]:
         if other.architecture != first.architecture:
-            shapes = [{n: tuple(p.shape) for n, p in network.params.items()} for network in (first, other)]
-            differing = [
-                f"{n} has shape {shapes[0].get(n, 'absent')} and {shapes[1].get(n, 'absent')}"
-                for n in dict.fromkeys([*shapes[0], *shapes[1]])
-                if shapes[0].get(n) != shapes[1].get(n)
-            ]
-            detail = "; ".join(differing) or f"{first.architecture} and {other.architecture}"
-            raise ValueError(f"networks of different architectures cannot be merged or matched: {detail}")
+            raise ValueError(
+                f"networks of different architectures cannot be merged or matched: {_difference(first, other)}"
+            )
+
+
+def _difference(a: Network, b: Network) -> str:
+    """The first thing in which two architectures differ, with both values, in one short line."""
+    kinds = [type(network.architecture).__name__ for network in (a, b)]
+    if kinds[0] != kinds[1]:
+        return "one is {}, the other {}".format(*kinds)
+    for name, p in a.params.items():
+        if name in b.params and p.shape != b.params[name].shape:
+            return f"parameter {name!r} has shape {tuple(p.shape)} and {tuple(b.params[name].shape)}"
+    if different := a.spec.difference(b.spec):
+        return different
+    for part in fields(a.architecture):
+        x, y = (getattr(network.architecture, part.name) for network in (a, b))
+        if part.compare and x != y:
+            return f"{part.name}{_entry(x, y)}"
+    return "their configurations differ"
+
+
+def _entry(x: Any, y: Any) -> str:
+    """Where two values differ, down to the first entry: ``['n_head'] is 4 and 8``."""
+    if isinstance(x, tuple | list) and isinstance(y, tuple | list):
+        x, y = dict(enumerate(x)), dict(enumerate(y))
+    if isinstance(x, dict) and isinstance(y, dict):
+        for key in x | y:
+            if key not in x or key not in y:
+                return f" has {key!r} in one only"
+            if x[key] != y[key]:
+                return f"[{key!r}]{_entry(x[key], y[key])}"
+    return f" is {x!r:.80} and {y!r:.80}"
 
 
 def widening(a: Network, b: Network, allow: str = "invertible") -> Alignment:
@@ -210,15 +238,37 @@ def widening(a: Network, b: Network, allow: str = "invertible") -> Alignment:
     ValueError
         If a site of b is wider than a's, or the architectures differ in more than their sizes.
     """
+    check_same_architecture(a), check_same_architecture(b)
     if a.spec.types != b.spec.types or list(a.spec.sites) != list(b.spec.sites):
         check_same_architecture(a, b)
-    small = {n: (a.spec.sizes[n], size) for n, size in b.spec.sizes.items() if size > a.spec.sizes[n]}
-    if small:
-        sites = "; ".join(f"site {name!r} has {x} in a, {y} in b" for name, (x, y) in small.items())
-        raise ValueError(f"only a narrower network can be mapped into a wider one, but {sites}: give the wider first")
+    for name, size in b.spec.sizes.items():
+        if size > (ours := a.spec.sizes[name]):
+            raise ValueError(
+                f"only a narrower network can be mapped into a wider one, but site {name!r} has {ours} in a, "
+                f"{size} in b: give the wider first"
+            )
     g = b.spec.widen(a.spec.sizes, allow)
     check_same_architecture(a, b if a.spec.sizes == b.spec.sizes else g(b))
     return g
+
+
+def in_full(*networks: Network) -> list[Network]:
+    """The networks in one dtype, of at least float32, and on one device: so they are matched.
+
+    Half types round what is compared too much, and are slow. Weights are checked anew: they may have been written to
+    since the network was made.
+
+    Raises
+    ------
+    TypeError
+        If one is no network.
+    ValueError
+        If a weight is not finite.
+    """
+    for network in networks:
+        check_same_architecture(network)
+    dtype = reduce(torch.promote_types, (network.reference.dtype for network in networks), torch.float32)
+    return [network.to(networks[0].reference.device, dtype) for network in networks]
 
 
 _HANDLERS: dict[str, Callable[[nn.Module], Network]] = {}
