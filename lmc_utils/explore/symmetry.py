@@ -27,7 +27,7 @@ CAPTION = (
     "Slide from the identity to a random element: the weights move, the answer does not. Then switch to what is no "
     "symmetry, and slide again."
 )
-BLOCK = 48  # rows and columns of a matrix at most
+BLOCK = 36  # rows and columns of a matrix at most
 BARS = 10  # answers at most
 TOKENS = 20  # that a language model writes
 LEVELS = 15  # of colour, which need four bits a pixel; the middle one is no colour
@@ -95,7 +95,7 @@ class Walk(Figure):
 
 
 HEADER = ["transformation", "distance moved, relative to the norm of all weights", "largest change of a logit"]
-INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "...")]  # before, symmetry, no symmetries
+INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "\\\\\\")]  # before, symmetry, no symmetries
 
 
 @torch.no_grad()
