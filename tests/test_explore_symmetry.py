@@ -16,6 +16,7 @@ from PIL import Image
 import lmc_utils as lmc
 from lmc_utils.explore import Walk
 from lmc_utils.explore.figure import STATE_LIMIT, power, script, show
+from lmc_utils.explore.symmetry import BLOCK
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.vit import vit
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as StaticFigure
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "web"
 STATE_LIMIT = 150_000  # bytes; a page carries several figures
 SIDE = 32  # pixels; larger images are made smaller
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -55,6 +55,7 @@ main {{ max-width: 56rem; margin: auto; padding: 1rem }}
 def script(kind: str) -> str:
     """The ES module of a kind of figure: the shared helpers, then its own file; comments and indentation left out."""
     source = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("shared.js", f"{kind}.js"))
+    source = re.sub(r"/\*\*.*?\*/", "", source, flags=re.DOTALL)  # types are for those who change it
     lines = (line.strip() for line in source.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
