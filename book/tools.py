@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -108,6 +108,35 @@ def execute(path: Path) -> None:
     write(notebook, path)
 
 
+STATE = re.compile(
+    r'<script type="application/json" data-lmc-state="\w+">(.*?)</script>', re.S
+)
+
+
+def figures(
+    notebook: nbformat.NotebookNode,
+) -> Iterator[tuple[nbformat.NotebookNode, str]]:
+    """Yield each output of a notebook that holds a figure, and the figure's state."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if found := STATE.search(output.get("data", {}).get("text/html", "")):
+                yield output, found[1]
+
+
+def wrap_figures(path: Path) -> int:
+    """Give a notebook's figures today's script, style and static twin without executing it; return how many changed."""
+    from lmc_utils.explore import wrap
+
+    notebook, changed = nbformat.read(path, as_version=4), 0
+    for output, state in figures(notebook):
+        anew = wrap(state)
+        changed += anew != output.data["text/html"]
+        output.data["text/html"] = anew
+    if changed:
+        write(notebook, path)
+    return changed
+
+
 def repository_url(root: Path = ROOT) -> str:
     """Return the one value that says where the book lives."""
     return yaml.safe_load(root.joinpath("_config.yml").read_text())["repository"][
@@ -173,6 +202,9 @@ def main() -> None:
         "notebooks", nargs="+", type=Path
     )
     commands.add_parser(
+        "figures", help="wrap figures anew in today's script"
+    ).add_argument("notebooks", nargs="+", type=Path)
+    commands.add_parser(
         "repository", help="move the book's public address"
     ).add_argument("url")
     arguments = parser.parse_args()
@@ -188,6 +220,9 @@ def main() -> None:
                 execute(path)
             except CellExecutionError as error:
                 sys.exit(f"{path} stopped, and stays as it was:\n{error}")
+    elif arguments.command == "figures":
+        for path in arguments.notebooks:
+            print(f"{path}: {wrap_figures(path)} figures wrapped anew")
     else:
         try:
             for path in move(arguments.url):

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from lmc_utils.explore import Curves, explore
+from lmc_utils.explore import Curves, explore, wrap
 from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, power, script, show, stylesheet
 from lmc_utils.explore.strip import IMAGES
 from lmc_utils.paths import Curve, Examples
@@ -212,6 +212,12 @@ def test_script_of_a_kind(kind: str) -> None:
     assert not re.search(r"^\s*import\b|\bimport\(|https?://(?!www\.w3\.org/2000/svg)", code, re.M)
 
 
+def test_an_old_figure_is_wrapped_anew_from_its_state(figure: Curves) -> None:
+    assert wrap(figure.state) == figure._fragment()
+    with pytest.raises(ValueError, match=r"no figure of kind 'pie'; there are .*'curves'"):
+        wrap('{"kind": "pie"}')
+
+
 def test_same_curves_same_page(figure: Curves) -> None:
     again = explore(make_curves())
     assert again._fragment() == figure._fragment()
@@ -222,7 +228,7 @@ def test_names_cannot_leave_the_script() -> None:
     evil = "</script><script>alert(1)</script><!--<b>"
     page = explore({evil: make_curves()["vanilla"]}, title=evil)._fragment()
     assert evil not in page
-    assert page.count("</script>") == 2, "the state's and the module's own"
+    assert page.count("</script>") == 3, "the state, the module and the call that starts it"
     inert = re.search(r'<script type="application/json" [^>]*>(.*?)</script>', page, re.S)[1]
     assert json.loads(inert)["title"] == evil
 

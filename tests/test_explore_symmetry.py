@@ -16,6 +16,7 @@ from PIL import Image
 import lmc_utils as lmc
 from lmc_utils.explore import Walk
 from lmc_utils.explore.figure import STATE_LIMIT, power, script, show
+from lmc_utils.explore.symmetry import BLOCK
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.vit import vit
 
@@ -127,7 +128,7 @@ def test_blocks_are_the_weights(language_model):
 
 def test_large_matrices_show_a_corner(language_model):
     (block,) = json.loads(make_walk(language_model, "r", parameters=["wte"]).state)["blocks"]
-    assert block["style"].startswith("aspect-ratio:48/12;")
+    assert block["style"].startswith(f"aspect-ratio:{BLOCK}/12;")
 
 
 def test_one_may_bring_another_mistake(language_model):

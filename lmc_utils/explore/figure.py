@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as StaticFigure
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "web"
 STATE_LIMIT = 150_000  # bytes; a page carries several figures
 SIDE = 32  # pixels; larger images are made smaller
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -56,6 +56,7 @@ main {{ max-width: 56rem; margin: auto; padding: 1rem }}
 def script(kind: str) -> str:
     """The ES module of a kind of figure: the shared helpers, then its own file; comments and indentation left out."""
     source = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("shared.js", f"{kind}.js"))
+    source = re.sub(r"/\*\*.*?\*/", "", source, flags=re.DOTALL)  # types are for those who change it
     lines = (line.strip() for line in source.splitlines())
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
@@ -202,18 +203,28 @@ class Figure(anywidget.AnyWidget):
         return {**data, "text/plain": self.summary, "text/html": self._fragment()}, metadata
 
     def _fragment(self) -> str:
-        """The figure as a piece of a page: fallback, state, module. A hash of the state tells the script its place."""
+        """Return the figure as a piece of a page: style sheet, fallback, state, module, and a call that starts it.
+
+        A hash of the state tells the script its place. Style sheet and module come with every figure, so that one in a
+        notebook is alive wherever it is opened; they carry the name of their version, by which a page that holds
+        several figures can load them once (``book/once.py``).
+        """
         name = hashlib.sha256(self.state.encode()).hexdigest()[:12]
-        body = script(self.kind).replace("export default", "const figure =")
-        inert = self.state.replace("<", "\\u003c")
-        return (
-            f"<style>{self._css}</style>\n"
-            f'<div data-lmc="{name}">{self._fallback()}</div>\n'
-            f'<script type="application/json" data-lmc-state="{name}">{inert}</script>\n'
-            f"<script>(() => {{\n{body}\n"
+        module = script(self.kind).replace("export default", "return")
+        version = f"{self.kind}-{hashlib.sha256((module + self._css).encode()).hexdigest()[:8]}"
+        loaded = f'(window.lmc ??= {{}})["{version}"] ??= (() => {{\n{module}\n}})()'
+        started = (
             f"""const state = document.querySelector('[data-lmc-state="{name}"]').textContent;\n"""
             f"""for (const el of document.querySelectorAll('[data-lmc="{name}"]:not([data-live])')) {{\n"""
-            'el.dataset.live = ""; figure.render({ model: { get: () => state }, el });\n}\n})()</script>'
+            f'el.dataset.live = ""; lmc["{version}"].render({{ model: {{ get: () => state }}, el }});\n}}'
+        )
+        inert = self.state.replace("<", "\\u003c")
+        return (
+            f'<style data-lmc-style="{version}">{self._css}</style>\n'
+            f'<div data-lmc="{name}">{self._fallback()}</div>\n'
+            f'<script type="application/json" data-lmc-state="{name}">{inert}</script>\n'
+            f'<script data-lmc-script="{version}">{loaded}</script>\n'
+            f"<script>(() => {{\n{started}\n}})()</script>"
         )
 
     def _fallback(self) -> str:
@@ -221,7 +232,12 @@ class Figure(anywidget.AnyWidget):
         import matplotlib
 
         image = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "lmc", "svg.fonttype": "none"}):
+        look = {
+            "svg.hashsalt": "lmc",
+            "svg.fonttype": "none",
+            "font.sans-serif": ["DejaVu Sans"],
+        }  # each text names all
+        with matplotlib.rc_context(look):
             self.static().savefig(image, format="svg", metadata={"Date": None, "Creator": None})
         source = base64.b64encode(image.getvalue()).decode()
         header, rows = self.table()

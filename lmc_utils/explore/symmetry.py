@@ -32,7 +32,7 @@ CAPTION = (
     "Slide from the identity to a random element: the weights move, the answer does not. Then switch to what is no "
     "symmetry, and slide again."
 )
-BLOCK = 48  # rows and columns of a matrix at most
+BLOCK = 36  # rows and columns of a matrix at most
 BARS = 10  # answers at most
 WAYS = ("symmetry", "writers only")  # that are always there
 TOKENS = 20  # that a language model writes
@@ -101,7 +101,7 @@ class Walk(Figure):
 
 
 HEADER = ["transformation", "distance moved, relative to the norm of all weights", "largest change of a logit"]
-INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "...")]  # before, symmetry, no symmetries
+INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "\\\\\\")]  # before, symmetry, no symmetries
 
 
 @torch.no_grad()

@@ -1,0 +1,196 @@
+// A type table as a picture: rows of parameters on both sides of a bus, or along a chain. One button a site and a parameter.
+
+function render({ model, el }) {
+  /** @type {SpecState} */
+  const state = JSON.parse(model.get("state"));
+  const { bus, sites, params, rows } = state;
+  const blocks = [...new Set(rows.map((row) => row.block).filter(Boolean))];
+  let block = blocks[0],
+    buttons = [],
+    pinned = 0;
+
+  const letter = (site) => h("b", { class: "lmc-letter", "aria-hidden": "true" }, sites[site].letter);
+  const axis = ([text, site, _dual]) =>
+    h(
+      "span",
+      site ? { ...look(sites[site], "lmc-axis"), "data-axis": site, "data-letter": sites[site].letter } : {},
+      text,
+    );
+  const formula = (text) =>
+    text
+      .split(/([_^]\{.*?\})/)
+      .map((part, i) => (i % 2 ? h(part[0] === "_" ? "sub" : "sup", {}, part.slice(2, -1)) : part));
+  const where = ({ within }) => (within ? ` in each of ${within}` : "");
+  const button = (kind, name, more, ...content) =>
+    h("button", { type: "button", [`data-${kind}`]: name, tabindex: -1, ...more, ...FOCUS }, ...content);
+  const siteButton = (name) =>
+    button(
+      "site",
+      name,
+      look(sites[name], "lmc-site"),
+      letter(name),
+      h("b", {}, name),
+      h("span", {}, `${sites[name].class}(${sites[name].size})${where(sites[name])}`),
+    );
+  const paramButton = (name) => {
+    const touch = bus && params[name].axes.some((a) => a[1] === bus);
+    return button(
+      "param",
+      name,
+      { class: `lmc-method lmc-param ${touch ? "lmc-wired" : ""}` },
+      h("span", {}, ...name.split(/(?<=[._])/).flatMap((part) => [part, h("wbr")])),
+      h("span", { class: "lmc-type" }, ...params[name].axes.map(axis)),
+      h("i"),
+    );
+  };
+
+  const grid = h("div", {
+    class: `lmc-spec ${bus ? "" : "lmc-chain"}`,
+    role: "group",
+    "aria-label": "sites and parameters",
+  });
+  const says = h("p", { class: "lmc-says", "aria-live": "polite" });
+  const chooser = h(
+    "select",
+    {
+      ...FOCUS,
+      onchange: () => {
+        block = chooser.value;
+        draw();
+      },
+    },
+    ...blocks.map((name) => h("option", {}, name)),
+  );
+  const classes = new Map(Object.keys(sites).map((name) => [sites[name].class, name]));
+  frame(
+    el,
+    "spec",
+    state,
+    "Type table",
+    [blocks.length > 1 ? h("label", { class: "lmc-choose" }, "block ", chooser) : null],
+    [
+      [
+        "Table as CSV",
+        () =>
+          save(
+            "types.csv",
+            "text/csv",
+            csv([
+              ["parameter", "type", "shape", "moved"],
+              ...Object.entries(params).map(([name, p]) => [
+                name,
+                p.axes.map(([text]) => text).join(" "),
+                p.shape,
+                p.moved,
+              ]),
+            ]),
+          ),
+      ],
+    ],
+    grid,
+    says,
+    h(
+      "ul",
+      { class: "lmc-note" },
+      ...[...classes].map(([name, site]) =>
+        h("li", look(sites[site]), letter(site), `${name}: ${sites[site].words}`),
+      ),
+    ),
+  );
+
+  function draw() {
+    const side = (row, name) => h("div", { class: `lmc-${name}` }, ...row[name].map(paramButton));
+    grid.replaceChildren(
+      ...rows
+        .filter((row) => !row.block || row.block === block)
+        .map((row) =>
+          h(
+            "div",
+            { class: "lmc-row" },
+            bus ? h("div", { ...look(sites[bus], "lmc-bus"), "data-site": bus }) : null,
+            h("div", { class: "lmc-inside" }, ...row.sites.map(siteButton)),
+            side(row, "left"),
+            side(row, "right"),
+          ),
+        ),
+    );
+    buttons = [...grid.querySelectorAll("button")];
+    light((pinned = Math.min(pinned, buttons.length - 1)));
+  }
+
+  // Everything that the chosen site or parameter touches.
+  function light(at) {
+    const { site, param } = buttons[at].dataset,
+      axes = param ? params[param].axes : [];
+    for (const node of grid.querySelectorAll("[data-site], [data-param]")) {
+      const own = node.dataset,
+        use = own.param && params[own.param].axes.find((a) => a[1] === site);
+      node.classList.toggle(
+        "lmc-lit",
+        !!(use || node === buttons[at] || (own.site && [site, ...axes.map((a) => a[1])].includes(own.site))),
+      );
+      if (!own.param) continue;
+      node.setAttribute("style", use ? look(sites[site]).style : "");
+      node.lastChild.textContent = use ? (use[2] ? "reads" : "writes") : "";
+      for (const part of node.querySelectorAll("[data-axis]"))
+        part.classList.toggle("lmc-lit", part.dataset.axis === site || own.param === param);
+    }
+    buttons.forEach((node, i) => {
+      node.tabIndex = i === pinned ? 0 : -1;
+      node.setAttribute("aria-pressed", String(i === at));
+    });
+    says.replaceChildren(...(site ? aboutSite(site) : aboutParam(param)));
+  }
+
+  const some = (names) =>
+    names.length > 4
+      ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`
+      : names.join(", ") || "nothing";
+  function aboutSite(name) {
+    const s = sites[name],
+      uses = (dual) =>
+        some(Object.keys(params).filter((p) => params[p].axes.some((a) => a[1] === name && a[2] === dual)));
+    return [
+      h("b", {}, name),
+      ` ${s.within ? `has one map in each of the ${s.count} ${s.within}` : "has one map"}: ${s.words}, ${s.size} dimensions${s.splits ? "; its units may be split" : ""}. `,
+      `Written by ${uses(false)}; read by ${uses(true)}.`,
+    ];
+  }
+  function aboutParam(name) {
+    const { shape, moved } = params[name];
+    return [
+      h("b", {}, name),
+      ` (${shape}): `,
+      ...(moved === name
+        ? ["no symmetry moves it."]
+        : [
+            "a symmetry makes it ",
+            h("span", { class: "lmc-formula" }, ...formula(moved)),
+            moved.includes("⟨") ? "; ⟨\u00a0⟩ moves the heads, the rest acts in each of them." : ".",
+          ]),
+    ];
+  }
+
+  const pin = (node) => {
+    if (buttons.includes(node)) light((pinned = buttons.indexOf(node)));
+  };
+  const under = (event) => {
+    const node = event.target.closest("[data-site], [data-param]");
+    return node?.matches("div") ? buttons[0] : node;
+  };
+  grid.addEventListener("focusin", (event) => pin(event.target));
+  grid.addEventListener("click", (event) => pin(under(event)));
+  grid.addEventListener("pointerover", (event) => {
+    const at = buttons.indexOf(under(event));
+    if (at >= 0 && event.pointerType === "mouse") light(at);
+  });
+  grid.addEventListener("pointerleave", () => light(pinned));
+  // A list is read downwards: there the next one is below.
+  onPress(grid, ({ right, up, page, end }) => {
+    const by = right - up - 4 * page + end * buttons.length;
+    buttons[clamp(pinned + by, 0, buttons.length - 1)].focus();
+  });
+  draw();
+}
+
+export default { render };

@@ -1,0 +1,73 @@
+"""Figures in committed notebooks: never older than the package's scripts, light, and loaded once by a page."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from conftest import HTML, ROOT
+
+from lmc_utils.explore import wrap
+
+BOOK = ROOT / "book"
+tools = SimpleNamespace(**runpy.run_path(str(BOOK / "tools.py")))
+once = runpy.run_path(str(BOOK / "once.py"))["once"]
+
+FIGURES = [
+    (path.stem, output.data["text/html"], state)
+    for path in sorted(BOOK.glob("*.ipynb"))
+    for output, state in tools.figures(nbformat.read(path, as_version=4))
+]
+NAMES = [f"{stem}-{i}" for i, (stem, *_) in enumerate(FIGURES)]
+TWIN = re.compile(r'src="data:image/svg\+xml;base64,[^"]*"')  # matplotlib's versions draw it a little differently
+
+
+def test_the_book_has_figures() -> None:
+    assert len(FIGURES) >= 20
+
+
+@pytest.mark.parametrize(("stem", "fragment", "state"), FIGURES, ids=NAMES)
+def test_a_committed_figure_carries_todays_script(stem: str, fragment: str, state: str) -> None:
+    told = f"book/{stem}.ipynb holds an old script or style: make figures"
+    assert TWIN.sub("", wrap(state)) == TWIN.sub("", fragment), told
+
+
+def test_figures_are_light(capsys: pytest.CaptureFixture) -> None:
+    weights = {}
+    for name, (_, fragment, _) in zip(NAMES, FIGURES, strict=True):
+        weights[name] = len(once(fragment, "_static/lmc")[0].encode()) / 1e3
+    with capsys.disabled():
+        print("\n  figures, kB: " + ", ".join(f"{name} {weight:.0f}" for name, weight in weights.items()))
+    assert {name: weight for name, weight in weights.items() if weight > LIMIT} == {}
+
+
+LIMIT = 120  # kB: state, static twin and numbers; a page loads the scripts beside them once
+
+
+def test_a_page_loads_each_script_and_style_once() -> None:
+    first, second = (fragment for stem, fragment, _ in FIGURES if stem == "01-two-solutions")
+    alone, needed = once(first, "../_static/lmc")
+    body, files = once(first + second, "../_static/lmc")
+    assert files == needed
+    assert sorted(Path(name).suffix for name in files) == [".css", ".js"]
+    assert [body.count(f'"../_static/lmc/{name}"') for name in files] == [1, 1]
+    assert body.count("data-lmc-state=") == 2
+    assert len(alone) < len(first) - 30_000, "the page itself holds neither"
+
+
+def test_every_built_page_loads_its_figures_from_files() -> None:
+    if not HTML.is_dir():
+        pytest.skip("the book is not built: run `make book` to look at its pages")
+    pages = {page: page.read_text(encoding="utf-8") for page in HTML.glob("book/*.html")}
+    pages = {page: text for page, text in pages.items() if "data-lmc-state" in text}
+    assert len(pages) >= 12
+    for page, text in pages.items():
+        assert "data-lmc-script" not in text, page.name
+        needed = re.findall(r'(?:src|href)="([^"]*_static/lmc/[^"]+)"', text)
+        assert needed
+        assert len(set(needed)) == len(needed), page.name
+        assert all((page.parent / name).is_file() for name in needed), page.name
