@@ -1,8 +1,8 @@
 """The mechanism of all interactive figures: one vanilla ES module, live as a widget and alone in a page.
 
-Python prepares the state (plain arrays as JSON), a module without imports draws it. JupyterLab and Colab get an
-anywidget; the same bundle carries ``text/html`` with module and state inlined, which needs neither kernel nor network,
-and inside it a static twin with the numbers for readers without scripts.
+Python prepares the state (plain arrays as JSON), a module without imports draws it. Where anywidget is installed
+(Colab has it), a notebook gets a widget; the same bundle carries ``text/html`` with module and state inlined, which
+needs neither anywidget nor kernel nor network, and inside it a static twin with the numbers for readers without scripts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,33 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import anywidget
 import torch
-import traitlets
 from PIL import Image
 from torch import Tensor
 
 from ..style import GRID, MUTED
+
+try:
+    import traitlets
+    from anywidget import AnyWidget
+except ImportError:
+
+    class Shown:
+        """A state that a page shows, where no anywidget is installed: the HTML needs none."""
+
+        def __init__(self, state: str) -> None:
+            self.state = state
+
+        def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            return {}, {}
+
+else:
+
+    class Shown(AnyWidget):
+        """A state that a page shows, and a widget in a notebook."""
+
+        state = traitlets.Unicode().tag(sync=True)
+        _ipython_display_ = None  # ipywidgets 7 (Colab's) would send the widget's view by it, without the HTML
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +138,7 @@ def quiet(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-class Figure(anywidget.AnyWidget):
+class Figure(Shown):
     """An interactive figure.
 
     A kind of figure is a subclass with ``kind``, :attr:`summary`, :meth:`static` and :meth:`table`, and the files
@@ -137,7 +157,6 @@ class Figure(anywidget.AnyWidget):
     """
 
     kind: ClassVar[str]
-    state = traitlets.Unicode().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "kind" in vars(cls):  # not where anywidget derives a class of its own from a kind
