@@ -1,8 +1,9 @@
 """The mechanism of all interactive figures: one vanilla ES module, live as a widget and alone in a page.
 
-Python prepares the state (plain arrays as JSON), a module without imports draws it. Where anywidget is installed
-(Colab has it), a notebook gets a widget; the same bundle carries ``text/html`` with module and state inlined, which
-needs neither anywidget nor kernel nor network, and inside it a static twin with the numbers for readers without scripts.
+Python prepares the state (plain arrays as JSON), a module without imports draws it. A notebook gets a widget where
+anywidget is installed, as in the book's environment and in Colab. Everywhere else it shows the ``text/html`` of the
+same bundle, which holds module and state, needs neither kernel nor network, and carries a static twin with the numbers
+for readers without scripts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ try:
 except ImportError:
 
     class Shown:
-        """A state that a page shows, where no anywidget is installed: the HTML needs none."""
+        """The state of a figure that is shown as HTML alone."""
 
         def __init__(self, state: str) -> None:
             self.state = state
@@ -43,10 +44,11 @@ except ImportError:
 else:
 
     class Shown(AnyWidget):
-        """A state that a page shows, and a widget in a notebook."""
+        """The state of a figure that is a widget as well."""
 
         state = traitlets.Unicode().tag(sync=True)
-        _ipython_display_ = None  # ipywidgets 7 (Colab's) would send the widget's view by it, without the HTML
+        _ipython_display_ = None  # ipywidgets 7, which Colab has, would display the widget by it and leave the HTML out
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
