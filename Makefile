@@ -24,7 +24,7 @@ help: ## list these commands
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The book needs Python 3.11 or newer, but $(PYTHON) is %d.%d. Name another one: make book PYTHON=python3.12" % sys.version_info[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the package and what it needs into .venv (with PyTorch about 7 GB, some minutes)."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book]'
 	@mkdir -p .venv/etc/ipython
 	@echo "c.IPKernelApp.log_level = 40  # errors; ipykernel 7.4 warns of sockets that never leave this machine" \
 		> .venv/etc/ipython/ipython_kernel_config.py

@@ -1,8 +1,9 @@
 """The mechanism of all interactive figures: one vanilla ES module, live as a widget and alone in a page.
 
-Python prepares the state (plain arrays as JSON), a module without imports draws it. JupyterLab and Colab get an
-anywidget; the same bundle carries ``text/html`` with module and state inlined, which needs neither kernel nor network,
-and inside it a static twin with the numbers for readers without scripts.
+Python prepares the state (plain arrays as JSON), a module without imports draws it. A notebook gets a widget where
+anywidget is installed, as in the book's environment and in Colab. Everywhere else it shows the ``text/html`` of the
+same bundle, which holds module and state, needs neither kernel nor network, and carries a static twin with the numbers
+for readers without scripts.
 """
 
 from __future__ import annotations
@@ -20,14 +21,35 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import anywidget
 import torch
-import traitlets
 from PIL import Image
 from torch import Tensor
 
 from ..storage import replacing
 from ..style import GRID, MUTED
+
+try:
+    import traitlets
+    from anywidget import AnyWidget
+except ImportError:
+
+    class Shown:
+        """The state of a figure that is shown as HTML alone."""
+
+        def __init__(self, state: str) -> None:
+            self.state = state
+
+        def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            return {}, {}
+
+else:
+
+    class Shown(AnyWidget):
+        """The state of a figure that is a widget as well."""
+
+        state = traitlets.Unicode().tag(sync=True)
+        _ipython_display_ = None  # ipywidgets 7, which Colab has, would display the widget by it and leave the HTML out
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +144,7 @@ def quiet(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-class Figure(anywidget.AnyWidget):
+class Figure(Shown):
     """An interactive figure.
 
     A kind of figure is a subclass with ``kind``, :attr:`summary`, :meth:`static` and :meth:`table`, and the files
@@ -141,7 +163,6 @@ class Figure(anywidget.AnyWidget):
     """
 
     kind: ClassVar[str]
-    state = traitlets.Unicode().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "kind" in vars(cls):  # not where anywidget derives a class of its own from a kind
