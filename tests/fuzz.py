@@ -599,7 +599,7 @@ class Models(Group):
         if what < 5 and config:
             try:
                 tree = json.loads(config)
-            except ValueError:
+            except (ValueError, RecursionError):  # damaged before
                 tree = {}
             how = self.reconfigure(random, tree, what)
             if what == 4:
@@ -1275,7 +1275,7 @@ def outcomes(group: Group, seed: int, count: int) -> Iterator[tuple[str, Outcome
     done, answers = 0, PLACE / "answers"
     while done < count:
         if not (child := os.fork()):
-            with answers.open("w", buffering=1) as file:
+            with contextlib.suppress(BaseException), answers.open("w", buffering=1) as file:
                 for index in range(done, count):
                     case = number(group, seed, index)
                     print(json.dumps([case.what, vars(judge(case))]), file=file)
@@ -1284,7 +1284,7 @@ def outcomes(group: Group, seed: int, count: int) -> Iterator[tuple[str, Outcome
         told = [json.loads(text) for text in answers.read_text().splitlines()]
         yield from ((what, Outcome(**ended)) for what, ended in told)
         done += len(told)
-        if status and done < count:
+        if done < count:
             died = Outcome("crash", "Crash", f"the process died of it ({os.waitstatus_to_exitcode(status)})")
             yield number(group, seed, done).what, died
             done += 1
