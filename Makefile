@@ -48,6 +48,7 @@ test: book .venv/.test ## build the book, then lint, run the tests, execute ever
 
 fuzz: .venv/.test ## 100,000 damaged and hostile inputs to everything that reads (a quarter of an hour; COUNT=3000 for less)
 	@$(BIN)/python tests/fuzz.py --count $(or $(COUNT),100000)
+	@$(BIN)/python tests/kills.py --count 100
 
 bench: .venv/.book ## matching at the size of GPT-2 small, and beside other packages (run it alone)
 	@$(BIN)/python benchmarks/weight_matching.py

@@ -1188,61 +1188,7 @@ class Figures(Group):
             ElementTree.fromstring(base64.b64decode(image.split(",", 1)[1]))  # a ParseError is a finding
 
 
-class Kills(Group):
-    """Writers that are killed at a random moment: the file is the old one or the whole new one, and nothing else."""
-
-    name, share = "kills", 0.001
-
-    @cache  # noqa: B019
-    def writers(self) -> dict[str, tuple[str, Callable[[int], object], Callable[[], object]]]:
-        """For each writer the name it writes, what writes it for the n-th time, and what reads it."""
-        models, networks, place = world().models["mlp"], world().networks["gpt2"], PLACE / "kills"
-        like = PLACE / "seeds" / "gpt2"
-        batches = world().batches["mlp"]
-
-        def merged(n: int) -> None:
-            shutil.rmtree(place / "m", ignore_errors=True)
-            lmc.save_model(networks[n % 2], place / "m", like=like)
-
-        def trained() -> object:
-            return lmc.train(models[0], batches, epochs=50, batch_size=4, checkpoint=place / "a.unfinished")
-
-        def stored(n: int) -> None:
-            lmc.save_checkpoint(place / "a.safetensors", models[n % 2], "mlp", {"widths": [4, 5, 3]})
-
-        return {
-            "checkpoint": ("a.safetensors", stored, lambda: lmc.load_checkpoint(place / "a.safetensors")),
-            "model": ("m/model.safetensors", merged, lambda: lmc.load_model(place / "m")),
-            "unfinished": ("a.unfinished", lambda _: trained(), trained),
-        }
-
-    def make(self, random: Random) -> Case:
-        name, wait = random.choice(list(self.writers())), random.uniform(0, 0.05)
-        return Case(f"{name} killed after {wait * 1000:.1f} ms", partial(self.kill, name, wait), ())
-
-    def kill(self, name: str, wait: float) -> None:
-        target, write, read = self.writers()[name]
-        clear(PLACE / "kills")
-        if not (child := os.fork()):
-            with contextlib.suppress(BaseException):
-                for n in range(10**6):
-                    write(n)
-            os._exit(1)
-        time.sleep(wait)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        if name == "model" and (PLACE / "kills" / "m").exists() and not (PLACE / "kills" / target).exists():
-            return  # killed while the test itself removed the old folder
-        if (PLACE / "kills" / target).exists():
-            try:
-                read()
-            except Exception as error:
-                raise Wrong(f"{target} is torn: {type(error).__name__}: {error}") from error
-
-
-GROUPS: tuple[type[Group], ...] = (
-    Models, Checkpoints, Resumes, Tokenizers, Folders, Functions, Commands, Figures, Kills,
-)  # fmt: skip
+GROUPS: tuple[type[Group], ...] = (Models, Checkpoints, Resumes, Tokenizers, Folders, Functions, Commands, Figures)
 
 # ---------------------------------------------------------------------------------------------- all inputs of a group
 
