@@ -549,6 +549,11 @@ def folders() -> dict[str, dict[str, bytes]]:
     save_vit(vit(), place / "vit")
     avg = {"global_pool": "avg", "class_token": False, "qkv_bias": False}
     save_vit(vit(**avg), place / "vit-avg", **avg)
+    gpt2().half().save_pretrained(place / "gpt2-half")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**GPT2, pad_token_id=0, num_labels=3)
+    transformers.GPT2Model(config).save_pretrained(place / "gpt2-headless")  # tied: its head is known
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(place / "gpt2-classifier")  # no language model
     return {folder.name: read_folder(folder) for folder in place.iterdir()}
 
 
@@ -875,7 +880,7 @@ def world() -> World:
 class Functions(Group):
     """Public functions and methods, with arguments of which some are hostile."""
 
-    name, share = "functions", 0.36
+    name, share = "functions", 0.38
     ENDLESS = ("steps", "rounds", "length", "epochs", "sweeps")  # a huge number is a wish, not a mistake
     GIVEN = ("steps", "points", "epochs", "prompt", "batch_size")  # or the defaults would take long
     RESULTS = ("Curve", "Plane", "Simplex", "Barriers", "Text", "Symmetry", "Alignment")  # nobody makes these by hand
@@ -1015,7 +1020,7 @@ class Functions(Group):
 class Commands(Group):
     """Command lines, with data and networks so small that a run takes a moment."""
 
-    name, share = "commands", 0.05
+    name, share = "commands", 0.03
 
     def __init__(self) -> None:
         self.real = command_line.load_data
