@@ -14,7 +14,7 @@ book test notebooks: export HF_HUB_OFFLINE := 1
 book test notebooks: export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench lab notebooks repository clean
+.PHONY: help book test fuzz bench lab notebooks repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ test: book .venv/.test ## build the book, then lint, run the tests, execute ever
 	@$(BIN)/python -m pytest --output=_build/test-results tests book \
 		--nbval-lax --nbval-current-env --nbval-sanitize-with=tests/nbval.cfg \
 		--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=120
+
+fuzz: .venv/.test ## 100,000 damaged and hostile inputs to everything that reads (a quarter of an hour; COUNT=3000 for less)
+	@$(BIN)/python tests/fuzz.py --count $(or $(COUNT),100000)
+	@$(BIN)/python tests/kills.py --count 100
 
 bench: .venv/.book ## matching at the size of GPT-2 small, and beside other packages (run it alone)
 	@$(BIN)/python benchmarks/weight_matching.py
