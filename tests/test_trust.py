@@ -109,17 +109,14 @@ def test_a_tensor_that_is_missing_renamed_or_of_another_shape_is_named(tmp_path,
     for name in whole:
         rest = {key: tensor for key, tensor in whole.items() if key != name}
         damaged = {
-            f"missing 1 ('{name}'": rest,
-            f"missing 1 ('{name}'); unknown 1 ('{name}.x'": rest | {f"{name}.x": whole[name]},
-            f"misshapen 1 ('{name}' of shape": rest | {name: torch.cat([whole[name], whole[name]])},
+            "missing": rest,
+            "unknown": rest | {f"{name}.x": whole[name]},
+            "misshapen": rest | {name: torch.cat([whole[name], whole[name]])},
         }
-        for message, tensors in damaged.items():
+        for wrong, tensors in damaged.items():
             save_file(tensors, file, {"format": "pt"})
-            with pytest.raises(ValueError, match="tensors are not those of its config") as caught:
+            with pytest.raises(ValueError, match=rf"tensors are not those of its config.*{wrong} \d \(.*'{name}"):
                 lmc.load_model(tmp_path / "m")
-            expected = message.replace(name, "lm_head.weight', 'transformer.wte.weight").replace("1", "2", 1)
-            told = str(caught.value)
-            assert message in told or (expected.split("(")[0] in told and f"'{name}'" in told)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +188,10 @@ CONFIGS = {
     "unknown": ("vit", {"architecture": "vit_of_mine"}, "'vit_of_mine' is none of the Vision Transformers of timm"),
     "list": ("vit", {"architecture": ["vit"]}, r"\['vit'\] is none of the Vision Transformers of timm"),
     "other module": ("vit", {"architecture": "resnet18"}, "'resnet18' is none of the Vision Transformers of timm"),
-    "pooling": ("vit", {"global_pool": "x"}, "builds no model: AssertionError: Only avg, avgmax"),
+    "pooling": ("vit", {"model_args": VIT | {"global_pool": "x"}}, "builds no model: AssertionError: Only avg, avgmax"),
     "no patches": ("vit", {"model_args": VIT | {"patch_size": 0}}, "builds no model: ZeroDivisionError"),
     "negative": ("vit", {"model_args": VIT | {"embed_dim": -2}}, "builds no model: "),
-    "deep": ("vit", {"model_args": VIT | {"depth": 10**7}}, "depth is 10000000, but the file holds only 18 tensors"),
+    "deep": ("vit", {"model_args": VIT | {"depth": 10**7}}, "depth is 10000000, but the file holds only 20 tensors"),
     "wide": ("vit", {"model_args": VIT | {"embed_dim": 10**9}}, "embed_dim is 1000000000, but the file holds only"),
     "infinite": ("vit", {"model_args": VIT | {"mlp_ratio": 1e300}}, r"mlp_ratio is 1e\+300, but the file holds only"),
     "kernels": ("gpt2", {"attn_implementation": "kernels-community/x"}, "has 'attn_implementation', which asks for"),
@@ -204,7 +201,7 @@ CONFIGS = {
     "alias": ("gpt2", {"num_attention_heads": 4}, "config.json has 'num_attention_heads': call it 'n_head'"),
     "layers": ("gpt2", {"n_layer": 10**7}, "n_layer is 10000000, but the file holds only 28 tensors"),
     "tokens": ("gpt2", {"vocab_size": 2**50}, "vocab_size is 1125899906842624, but the file holds only 28 tensors"),
-    "words": ("gpt2", {"n_embd": "16"}, "builds no model: StrictDataclassFieldValidationError: .* expected int, got str"),
+    "words": ("gpt2", {"n_embd": "16"}, "builds no model: StrictDataclassFieldValid.* expected int, got str"),
     "no heads": ("gpt2", {"n_head": 0}, "builds no model: ZeroDivisionError"),
     "activation": ("gpt2", {"activation_function": "x"}, "builds no model: KeyError: 'x'"),
     "class saved": ("gpt2", {"architectures": "GPT2LMHeadModel"}, "saved as GPT2LMHeadModel, but only a GPT2LMHead"),
@@ -333,11 +330,14 @@ def test_an_index_names_only_files_of_its_folder_that_hold_what_it_says(tmp_path
 
 WATCHED = """
 import json, os, sys, sysconfig
-import timm, torch, transformers
+import timm.models.vision_transformer
 import lmc_utils as lmc
 from pathlib import Path
+from transformers import GPT2LMHeadModel  # what libraries do when they are imported is not looked at
 
-libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), "/proc", "/sys", "/dev", str(Path(lmc.__file__).parent)}
+libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), Path(lmc.__file__).parent}
+libraries |= {"/proc", "/sys", "/dev"}
+running = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "pickle.", "ctypes.dlopen")
 allowed = tuple(os.path.realpath(place) + os.sep for place in libraries)
 seen, folder = [], ""
 
@@ -346,7 +346,7 @@ def watch(event, arguments):
         path = os.path.realpath(os.fsdecode(arguments[0]))
         if not path.startswith((*allowed, folder + os.sep)):
             seen.append(f"open {path}")
-    elif event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "pickle.", "ctypes.dlopen")):
+    elif event.startswith(running):
         seen.append(event)
 
 sys.addaudithook(watch)
@@ -512,12 +512,23 @@ def test_a_pair_is_compared_with_its_models_before_it_is_matched(tmp_path, monke
         load_pair(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("change", [{"img_size": 3, "patch_size": 14}, {"img_size": [28, 28, 28]}])
+@pytest.mark.parametrize("change", [{"img_size": 3}, {"img_size": [28, 28, 28]}, {"norm_layer": "batchnorm2d"}])
 def test_sizes_that_no_image_has_are_refused_in_one_line(tmp_path, change):
     save_vit(tmp_path / "m", no_embed_class=True, pos_embed="none")
     rewrite(tmp_path / "m", lambda config: config["model_args"].update(change))
-    with pytest.raises(ValueError, match="the model in .*m cannot be matched: "):
+    with pytest.raises(ValueError, match=r"the model in .*m (cannot be matched|is not loaded): .*"):
         load_pair(tmp_path / "m", tmp_path / "m")
+
+
+@pytest.mark.parametrize(("kind", "change"), [("gpt2", {"n_layer": 0}), ("vit", {"model_args": VIT | {"depth": 0}})])
+def test_a_model_without_blocks_is_refused(tmp_path, kind, change):
+    SAVE[kind](tmp_path / "m")
+    rewrite(tmp_path / "m", lambda config: config.update(change))
+    blocks = "transformer.h." if kind == "gpt2" else "blocks."
+    file = tmp_path / "m" / "model.safetensors"
+    save_file({n: t for n, t in load_file(file).items() if not n.startswith(blocks)}, file)
+    with pytest.raises(ValueError, match=r"without blocks|no blocks"):
+        lmc.canonicalize(lmc.load_model(tmp_path / "m"))
 
 
 # What a merged folder keeps
@@ -628,7 +639,7 @@ def test_a_folder_of_another_kind_is_no_parent_and_nothing_is_written(tmp_path, 
         ("mlp", {"widths": [1] * 99}, "widths is .*but the file holds only 4 tensors with 43 numbers"),
         ("mlp", {"widths": [4, -5, 3]}, "its configuration builds no model: RuntimeError"),
         ("mlp", {"depth": 3}, "its configuration builds no model: TypeError: .*'depth'"),
-        ("mlp", {"widths": [4, 6, 3]}, r"the tensors are not .* 'fc0.weight' of shape \(5, 4\) instead of \(6, 4\)"),
+        ("mlp", {"widths": [4, 6, 3]}, r"tensors are not .*\('fc0.weight' of shape \(5, 4\) instead of \(6, 4\)"),
         ("vit", {"block_fn": "x"}, "VisionTransformer has no plain argument block_fn"),
         ("gpt2", {"attn_implementation": "a/b"}, "GPT2Config has no attn_implementation"),
         ("gpt2", {"n_layer": 10**8}, "n_layer is 100000000, but the file holds only 4 tensors"),
