@@ -12,6 +12,7 @@ from torch import Tensor, nn
 Shapes = Mapping[str, tuple[int, ...]]
 
 LAYERS = ("depth", "n_layer")  # what configurations call the number of layers
+TOKENS = 2**31 - 1  # the largest number of a token, in a vocabulary of any size: it takes up no room
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -66,11 +67,12 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, PLAIN) for v in values):
             raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
-        most = len(shapes) if name in LAYERS else entries
-        numbers = [v for v in values if isinstance(v, int | float) and not name.endswith("token_id")]
+        most = len(shapes) if name in LAYERS else TOKENS if name.endswith("token_id") else entries
+        numbers = [v for v in values if isinstance(v, int | float)]
         if len(values) > len(shapes) + 1 or not all(abs(v) <= most for v in numbers):  # NaN is refused, too
             raise ValueError(
-                f"{name} is {one_line(value, 80)}, but the file holds only {len(shapes)} tensors with {entries} numbers"
+                f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers "
+                f"allows {most} at most"
             )
     try:
         with torch.device("meta"):
