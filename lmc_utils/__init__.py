@@ -5,7 +5,7 @@ from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry
 from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
-from .networks import Network, assert_invariant, canonicalize, invariance_error
+from .networks import Network, assert_canonical, assert_invariant, canonicalize, invariance_error
 from .paths import (
     Barriers,
     Curve,
@@ -54,6 +54,7 @@ __all__ = [
     "Symmetry",
     "Text",
     "activation_matching",
+    "assert_canonical",
     "assert_invariant",
     "average",
     "barrier",

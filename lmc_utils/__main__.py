@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .arguments import count, number
-from .checkpoints import load_pair, load_tokenizer, save_model
+from .checkpoints import load_pair, load_tokenizer, write_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify
 from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
 from .matching import weight_matching
@@ -336,8 +336,7 @@ def align(args: argparse.Namespace) -> None:
             at = f"{curve.barrier_at:.2f} (ends {curve.loss[0]:.3f} and {curve.loss[-1]:.3f})"
             print(f"barrier {name} alignment on {data.name}: {curve.barrier:.4f} nats at {at}")
         loss = evaluate(merged, data.test).loss
-        place.rmdir()
-        save_model(merged, place, like=args.a)
+        write_model(merged, place, like=args.a)
     args.kept = lambda: f"{args.out} is complete"
     print(f"{args.out}: the model at lambda = {args.lam:g}, loss {loss:.4f} nats")
 

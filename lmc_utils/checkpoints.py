@@ -1,25 +1,58 @@
-"""Models of users, in the ordinary folders of transformers and timm: no pickle, no code from elsewhere."""
+"""Models of users, in the ordinary folders of transformers and timm: no pickle, no code, no network."""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
-from .networks.base import Network, canonicalize
+from .networks import gpt2, vit
+from .networks.base import Network, assert_canonical, canonicalize
+from .networks.stock import Shapes, check_shapes, few, one_line, pour
+from .storage import new_folder
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+DTYPES = ("F64", "F32", "F16", "BF16")
+LARGEST_JSON = 2**24  # bytes; a config.json has some thousands, an index of a large model some millions
+SHARD = "5GB"  # files of weights are cut where they would be larger, as transformers does
+
+NUMBERS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")  # these decide which number a token has
+#: What a merged folder takes over from its parent, file by file; templates may also lie in a folder of their own.
+KEPT = (*NUMBERS, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
+        "generation_config.json", "preprocessor_config.json")  # fmt: skip
+TEMPLATES = "additional_chat_templates"
+
+
+class Place(NamedTuple):
+    """Where a tensor lies and what it is, as the header of its file says."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """A model from a folder that ``save_pretrained`` (transformers) or ``save_for_hf`` (timm) wrote.
+    """Load a model from a folder that ``save_pretrained`` (transformers) or ``save_for_hf`` (timm) wrote.
+
+    Nothing is run but transformers' and timm's own constructors with plain values, and no file is opened but
+    ``config.json`` and the safetensors beside it.
 
     Parameters
     ----------
     path
-        The folder: ``config.json`` and ``model.safetensors``.
+        The folder: ``config.json`` and ``model.safetensors``, or its shards and their index.
 
     Returns
     -------
@@ -31,39 +64,114 @@ def load_model(path: str | Path) -> nn.Module:
     FileNotFoundError
         If the folder or one of its files is missing.
     ValueError
-        If the files are corrupt, or of an architecture that is not known here.
+        If the files are corrupt, of an architecture that is not known here, or do not fit together.
     """
-    path = Path(path)
-    for name in ("config.json", "model.safetensors"):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"no {name} in {path}: save the model with save_pretrained, as safetensors")
+    folder = Path(path)
+    config, places = read_config(folder), _places(folder)
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") == "gpt2":
-            from transformers import GPT2LMHeadModel
-
-            model = GPT2LMHeadModel.from_pretrained(path, use_safetensors=True, local_files_only=True, dtype="auto")
-        elif "architecture" in config:
-            import timm
-            from safetensors.torch import load_file
-
-            model = timm.create_model(config["architecture"], **_arguments(config))
-            weights = load_file(path / "model.safetensors")
-            model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-        else:
-            raise ValueError(f"{path}/config.json names neither model_type 'gpt2' nor a timm architecture")
-    except (SafetensorError, json.JSONDecodeError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint in {path} is corrupt or does not fit its config.json: {error}") from error
-    return model.eval()
+        model, names = _build(config, {name: place.shape for name, place in places.items()})
+        dtypes = {places[name].dtype: name for name in names.values()}
+        if len(dtypes) > 1 or not dtypes.keys() <= set(DTYPES):
+            found = ", ".join(f"{dtype} ({name!r})" for dtype, name in dtypes.items())
+            raise ValueError(f"the tensors are {one_line(found)}: save them all as one of {', '.join(DTYPES)}")
+        tensors = {}
+        for file in dict.fromkeys(place.file for place in places.values()):
+            with _opened(file) as opened:  # cloned, or else the weights change with the file
+                tensors |= {n: opened.get_tensor(n).clone() for n in names.values() if places[n].file == file}
+        return pour(model, {stock: tensors[name] for stock, name in names.items()})
+    except ValueError as error:
+        raise ValueError(f"the model in {folder} is not loaded: {error}") from error
 
 
-def _arguments(config: dict) -> dict:
-    """The arguments a timm model was made with, as ``save_for_hf`` keeps them; some stand beside them."""
-    return {name: config[name] for name in ("num_classes", "global_pool")} | config.get("model_args", {})
+def _build(config: dict[str, Any], shapes: Shapes) -> tuple[nn.Module, dict[str, str]]:
+    """The model of a ``config.json`` without storage, and what the file calls each of its tensors: all are there."""
+    if config.get("model_type") == "gpt2":
+        model, names = gpt2.from_folder(config, shapes)
+    elif "architecture" in config:
+        model, names = vit.from_folder(config, shapes)
+    else:
+        raise ValueError("config.json names neither model_type 'gpt2' nor a timm architecture")
+    check_shapes(model, {stock: shapes[name] for stock, name in names.items()})
+    return model, names
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read the ``config.json`` of a model's folder: values, not checked, but never run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is not a JSON object, or larger than any configuration.
+    """
+    return _read_json(Path(folder) / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: save the model with save_pretrained or save_for_hf")
+    with path.open("rb") as file:
+        content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ValueError(f"{path} is larger than {LARGEST_JSON} bytes")
+    try:
+        found = json.loads(content.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is corrupt: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is corrupt: it must hold a JSON object, not {one_line(found, 40)}")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; ValueError if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is corrupt: {one_line(error)}") from error
+
+
+def _places(folder: Path) -> dict[str, Place]:
+    """All tensors of a folder by the names in its files, from the headers alone."""
+    listed = None
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        listed = _read_json(folder / INDEX).get("weight_map")
+        names = set(listed.values()) if isinstance(listed, dict) and _plain(listed.values()) else None
+        if not names:
+            raise ValueError(f"{folder / INDEX} is corrupt: weight_map must name safetensors files of this folder")
+    found: dict[str, Place] = {}
+    for name in sorted(names) if listed else [WEIGHTS]:
+        if not (folder / name).is_file():
+            pickles = sorted(file.name for file in folder.glob("*.bin"))
+            why = f", only {pickles[0]}, a pickle, which can run code" if pickles else ""
+            raise FileNotFoundError(
+                f"no {name} in {folder}{why}: save the model with save_pretrained, as safetensors, or with "
+                "timm's save_for_hf(..., safe_serialization=True)"
+            )
+        with _opened(folder / name) as file:
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                if key in found:
+                    raise ValueError(f"{folder} holds {key!r} twice: in {found[key].file.name} and {name}")
+                part = file.get_slice(key)
+                found[key] = Place(folder / name, tuple(part.get_shape()), part.get_dtype())
+    if listed and (wrong := listed.items() ^ {(key, place.file.name) for key, place in found.items()}):
+        raise ValueError(f"{folder / INDEX} does not tell where these tensors are: {few({key for key, _ in wrong})}")
+    return found
+
+
+def _plain(names: Any) -> bool:
+    """Whether all these are names of safetensors files in the same folder."""
+    return all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
 
 
 def save_model(network: Network, path: str | Path, like: str | Path) -> None:
-    """Write a network as an ordinary folder, with the tokenizer of the model that it came from.
+    """Write a network as an ordinary folder that keeps what its parent had: tokenizer, labels, settings, dropout.
 
     The folder appears whole or not at all.
 
@@ -80,30 +188,35 @@ def save_model(network: Network, path: str | Path, like: str | Path) -> None:
     ------
     FileExistsError
         If there is something at ``path`` already.
+    OSError
+        If there is no room.
+    TypeError
+        If there are no folders of this architecture.
+    ValueError
+        If the parent's ``config.json`` is of another kind.
     """
-    path, like = Path(path), Path(like)
-    if path.exists():
-        raise FileExistsError(f"{path} exists: choose another folder, nothing was written")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model = network.to_model()
-    if hasattr(model, "save_pretrained"):
-        model.save_pretrained(partial)
-        for name in TOKENIZER:
-            if (like / name).is_file():
-                shutil.copy(like / name, partial)
-    else:
-        from safetensors.torch import save_file
-
-        config = json.loads((like / "config.json").read_text(encoding="utf-8"))
-        arguments = config.get("model_args", {}) | {"qkv_bias": True}  # the canonical form has these biases
-        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, partial / "model.safetensors")
-        (partial / "config.json").write_text(json.dumps(config | {"model_args": arguments}, indent=2), encoding="utf-8")
-    partial.rename(path)
+    with new_folder(path) as folder:
+        write_model(network, folder, like)
 
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+def write_model(network: Network, folder: Path, like: str | Path) -> None:
+    """Fill an empty folder as :func:`save_model` does."""
+    like = Path(like)
+    config, tensors = network.architecture.to_folder(network.to_model().state_dict(), read_config(like))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:  # as it will be read
+        _build(read_config(folder), {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"a model like the one in {like} does not hold this network: {error}") from error
+    for name in KEPT:
+        if (like / name).is_file():
+            shutil.copyfile(like / name, folder / name)
+    if (like / TEMPLATES).is_dir():
+        shutil.copytree(like / TEMPLATES, folder / TEMPLATES)
+    try:
+        save_torch_state_dict(tensors, folder, max_shard_size=SHARD)
+    except SafetensorError as error:
+        raise OSError(f"the weights could not be written to {folder}: {one_line(error)}") from error
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer | None:
@@ -120,21 +233,47 @@ def load_tokenizer(path: str | Path) -> Tokenizer | None:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises no subclass
-        raise ValueError(f"{path} is not a tokenizer: {error}") from error
+        raise ValueError(f"{path} is not a tokenizer: {one_line(error)}") from error
     tokenizer.no_truncation()  # the file may ask for it, but a text is cut into windows, not cut off
     tokenizer.no_padding()
     return tokenizer
 
 
-def load_pair(first: str | Path, second: str | Path) -> tuple[Network, Network]:
-    """Two models of one kind, ready to be matched.
+def check_tokens(tokenizer: Tokenizer, vocabulary: int, whose: str) -> None:
+    """Check that models with this many tokens have one for each number of a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer
+        What cuts the text.
+    vocabulary
+        How many tokens the models know, numbered from 0.
+    whose
+        What the tokenizer is called in the error.
 
     Raises
     ------
     ValueError
-        If their tokenizers, dtypes or shapes differ (names the parameter and both), or a weight is not finite.
+        If the tokenizer's largest number is beyond the vocabulary.
     """
-    for name in TOKENIZER[:1] + TOKENIZER[2:4]:  # what decides which number a token has
+    numbers = tokenizer.get_vocab().values()
+    if (largest := max(numbers, default=-1)) >= vocabulary:
+        raise ValueError(
+            f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {len(numbers)}, "
+            f"numbered up to {largest}"
+        )
+
+
+def load_pair(first: str | Path, second: str | Path) -> tuple[Network, Network]:
+    """Load two models of one kind, ready to be matched, whose canonical forms compute what the models do.
+
+    Raises
+    ------
+    ValueError
+        If their tokenizers, dtypes or shapes differ (names the parameter and both), a weight is not finite, or the
+        canonical form of one has other logits.
+    """
+    for name in NUMBERS:
         files = [Path(folder) / name for folder in (first, second)]
         if all(file.is_file() for file in files) and files[0].read_bytes() != files[1].read_bytes():
             raise ValueError(
@@ -148,4 +287,23 @@ def load_pair(first: str | Path, second: str | Path) -> tuple[Network, Network]:
             raise ValueError(f"parameter {name!r} is in {second if one is None else first} only")
         if one != two:
             raise ValueError(f"parameter {name!r} is {one[0]} {one[1]} in {first} and {two[0]} {two[1]} in {second}")
-    return tuple(canonicalize(model) for model in models)
+    return tuple(_canonical(model, folder) for model, folder in zip(models, (first, second), strict=True))
+
+
+def _canonical(model: nn.Module, folder: str | Path) -> Network:
+    """The canonical form of a folder's model, compared with the model itself."""
+    try:
+        network = canonicalize(model)
+        single, same = network, model
+        if network.reference.dtype in (torch.float16, torch.bfloat16):  # whose rounding would hide what is compared
+            same = copy.deepcopy(model).float()
+            single = canonicalize(same)
+        if (probe := network.architecture.probe()) is not None:
+            assert_canonical(single, same, probe)
+    except (
+        AssertionError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a stock module may fail on sizes that do not go together
+        raise ValueError(f"the model in {folder} cannot be matched: {one_line(error)}") from error
+    return network

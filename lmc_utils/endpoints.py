@@ -17,6 +17,7 @@ from .arguments import brief, choice, count, instance, wording
 from .data import ASSETS, Data, verify, vocabulary
 from .networks.gpt2 import gpt2
 from .networks.mlp import mlp
+from .networks.stock import check_shapes, hollow, one_line, pour
 from .networks.vit import vit
 from .storage import read_checkpoint, save_atomically
 
@@ -253,17 +254,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     tensors, metadata = read_checkpoint(path)
-    if metadata.get("architecture") not in BUILDERS:
-        raise ValueError(f"{path.name} says architecture {metadata.get('architecture')!r}; known are {list(BUILDERS)}")
-    with torch.device("meta"):
-        model = BUILDERS[metadata["architecture"]](**metadata["config"])
+    architecture, config = metadata.get("architecture"), metadata.get("config")
+    if not isinstance(architecture, str) or architecture not in BUILDERS:
+        raise ValueError(f"{path.name} says architecture {architecture!r}; known are {list(BUILDERS)}")
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} says config {one_line(repr(config), 80)}, not the arguments of {architecture!r}")
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     tensors = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}  # stored small
     try:
-        model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path.name} does not hold the weights of its own configuration: {error}") from error
-    if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
-        model.tie_weights()
+        model = hollow(BUILDERS[architecture], config, shapes)
+        check_shapes(model, shapes)
+        pour(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path.name} does not hold a network: {error}") from error
     return Checkpoint(model.requires_grad_(False).eval(), metadata)
 
 

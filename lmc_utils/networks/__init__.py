@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from .base import Network as Network
+from .base import assert_canonical as assert_canonical
 from .base import assert_invariant as assert_invariant
 from .base import canonicalize as canonicalize
 from .base import invariance_error as invariance_error

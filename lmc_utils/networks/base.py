@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..spec import Params, Spec
 
@@ -81,6 +82,27 @@ class Architecture(ABC):
     @abstractmethod
     def with_sizes(self, sizes: Mapping[str, int]) -> Self:
         """The architecture of a wider network."""
+
+    def probe(self) -> Tensor | None:
+        """A few inputs to compare functions on, the same at every call; None if the architecture has none."""
+        return None
+
+    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
+        """The ``config.json`` and the tensors of a saved model, given those of :meth:`to_model`.
+
+        Parameters
+        ----------
+        tensors
+            By the stock module's names.
+        parent
+            The ``config.json`` of the model that this one came from.
+
+        Raises
+        ------
+        TypeError
+            If models of this architecture have no folders.
+        """
+        raise TypeError(f"no folder is written for a {type(self).__name__}: use save_checkpoint")
 
     def resize(self, sizes: Mapping[str, int]) -> Self:
         """The same architecture with other sizes of its sites.
@@ -287,6 +309,9 @@ def register(*classes: str) -> Callable:
     return decorate
 
 
+WATCHERS = "transformers.utils.output_capturing"  # hooks that only look; a model keeps them when it was asked once
+
+
 def canonicalize(model: nn.Module) -> Network:
     """Rewrite a model, exactly, so that all its symmetries are plain. The model is read, never changed.
 
@@ -303,17 +328,76 @@ def canonicalize(model: nn.Module) -> Network:
     Raises
     ------
     TypeError
-        If no file in ``lmc_utils/networks`` knows the model's class.
+        If no file in ``lmc_utils/networks`` knows the model's own class; a subclass may compute something else.
     ValueError
-        If the model has a part that its file does not know, or weights that are not finite.
+        If the model has a part that its file does not know, a hook or a ``forward`` of its own, or weights that are
+        not finite.
     """
-    for cls in type(model).__mro__:
-        if handler := _HANDLERS.get(f"{cls.__module__}.{cls.__qualname__}"):
-            return handler(model)
-    raise TypeError(
-        f"no canonical form is known for {type(model).__name__}; known are {sorted(_HANDLERS)}. "
-        "A new architecture is one new file in lmc_utils/networks."
-    )
+    kind = type(model)
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in kind.__mro__]
+    if names[0] not in _HANDLERS:
+        parent = next((name for name in names if name in _HANDLERS), None)
+        why = f", a subclass of {parent} that may compute something else" if parent else ""
+        raise TypeError(
+            f"no canonical form is known for {kind.__name__}{why}; known are {sorted(_HANDLERS)}. "
+            "A new architecture is one new file in lmc_utils/networks."
+        )
+    for name, part in model.named_modules():
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        if "forward" in vars(part) or any(getattr(hook, "__module__", None) != WATCHERS for hook in hooks):
+            raise ValueError(
+                f"{name or 'the model'} has a hook or a forward of its own: the class does not tell what it computes"
+            )
+    for name, tensor in model.state_dict().items():
+        if bad := int((~torch.isfinite(tensor)).sum()):
+            raise ValueError(f"parameter {name!r} of shape {tuple(tensor.shape)} has {bad} NaN or infinite entries")
+    return _HANDLERS[names[0]](model)
+
+
+def check_same_parts(model: nn.Module, stock: nn.Module) -> None:
+    """Raise a ValueError that names the first part of a model whose class is not the stock module's."""
+    parts = dict(stock.named_modules())
+    for name, part in model.named_modules():
+        known = type(parts.get(name))
+        if type(part) is not known:
+            raise ValueError(f"{name!r} is a {type(part).__name__}, where the stock module has a {known.__name__}")
+
+
+@torch.no_grad()
+def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: float | None = None) -> None:
+    """Assert that a network in canonical form computes what the original model does in evaluation mode.
+
+    Parameters
+    ----------
+    network
+        What :func:`canonicalize` made of the model.
+    model
+        The original. It is left as it is.
+    inputs
+        The functions are compared on these.
+    atol
+        Largest difference of a logit allowed; by default 1e-10 in float64, 1e-4 in float32, 1e-2 in float16 and 0.1 in
+        bfloat16, times the largest logit if that is above 1.
+
+    Raises
+    ------
+    AssertionError
+        With the largest difference of a logit.
+
+    Examples
+    --------
+    >>> model = lmc.load_endpoint("mlp")
+    >>> lmc.assert_canonical(lmc.canonicalize(model), model, torch.ones(2, 1, 28, 28))
+    """
+    __tracebackhide__ = True
+    weights = dict(model.named_parameters())
+    given = functional_call(skeleton(model), weights, (network._cast(inputs),))
+    given = getattr(given, "logits", given)
+    error = (network(inputs) - given).abs().max().item()
+    if atol is None:
+        atol = TOLERANCE[network.reference.dtype] * max(1.0, given.abs().max().item())
+    if not error <= atol:  # written so that NaN fails
+        raise AssertionError(f"not this model's canonical form: a logit differs by {error:.3g}, allowed is {atol:.3g}")
 
 
 @torch.no_grad()

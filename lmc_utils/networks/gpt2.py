@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..spec import Params, Spec
-from .base import Network, register, skeleton
+from .base import Network, check_same_parts, register, skeleton
+from .stock import Shapes, hollow
 from .transformer import (
     Affine,
     Parts,
@@ -27,13 +29,59 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 
+SAVED_AS = "GPT2LMHeadModel"
+MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(masked_)?bias")  # causal masks, which old files also hold
+
+
 def gpt2(**config: Any) -> GPT2LMHeadModel:
-    """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``."""
+    """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``.
+
+    Raises
+    ------
+    TypeError
+        If ``GPT2Config`` has no such argument.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    if unknown := [name for name in config if not hasattr(GPT2Config(), name)]:  # which it would keep and not use
+    if unknown := [name for name in config if name not in GPT2Config.__annotations__]:  # which it would keep
         raise TypeError(f"GPT2Config has no {', '.join(unknown)}")
-    return GPT2LMHeadModel(GPT2Config(**config))
+    return GPT2LMHeadModel(GPT2Config(**config, attn_implementation="sdpa"))
+
+
+def from_folder(config: Mapping[str, Any], shapes: Shapes) -> tuple[GPT2LMHeadModel, dict[str, str]]:
+    """Build the model of a folder without storage, and say what its file calls each tensor.
+
+    Files from the hub may leave out the prefix ``transformer.`` and a tied head, and may hold causal masks.
+
+    Parameters
+    ----------
+    config
+        The folder's ``config.json``. What is no argument of ``GPT2Config`` itself is not used.
+    shapes
+        The shapes of the file's tensors by name.
+
+    Raises
+    ------
+    ValueError
+        If it was saved as another class, asks for other code, or builds no model.
+    """
+    from transformers import GPT2Config
+
+    if (classes := config.get("architectures") or [SAVED_AS]) != [SAVED_AS]:
+        raise ValueError(f"it was saved as {classes}, but only a {SAVED_AS} is known here")
+    for name in config:
+        if name in ("auto_map", "quantization_config") or "attn_implementation" in name:
+            raise ValueError(f"config.json has {name!r}, which asks for other code: take it out to load plain weights")
+        if name in GPT2Config.attribute_map:
+            raise ValueError(f"config.json has {name!r}: call it {GPT2Config.attribute_map[name]!r}, as GPT-2 does")
+    own = {name: value for name, value in config.items() if name in GPT2Config.__annotations__}
+    model = hollow(gpt2, own, shapes)
+    bare = not any(name.startswith("transformer.") for name in shapes)
+    names = {f"transformer.{name}" if bare and name != "lm_head.weight" else name: name for name in shapes}
+    names = {stock: name for stock, name in names.items() if not MASKS.fullmatch(stock)}
+    if model.config.tie_word_embeddings and "transformer.wte.weight" in names:
+        names.setdefault("lm_head.weight", names["transformer.wte.weight"])
+    return model, names
 
 
 class GPT2(Transformer):
@@ -96,6 +144,24 @@ class GPT2(Transformer):
     def parts(self) -> list[Parts]:
         return [Parts(b, b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc) for b in self.module.transformer.h]
 
+    def probe(self) -> Tensor:
+        """Two windows of random tokens, at most 64 each."""
+        vocabulary, positions = self.reads
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(vocabulary, (2, min(positions, 64)), generator=generator)
+
+    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
+        """Tie the head if it is still the embedding; keep all of the parent's configuration that still holds."""
+        tied = torch.equal(tensors["lm_head.weight"], tensors["transformer.wte.weight"])
+        kept = {name: value for name, value in parent.items() if name != "torch_dtype"}  # the old name of dtype
+        dropout = {"attn_pdrop": parent.get("attn_pdrop", 0.1)}  # transformers' own default; the skeleton has none
+        folded = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": tied}
+        named = {"architectures": [SAVED_AS], "model_type": "gpt2"}
+        dtype = {"dtype": str(tensors["lm_head.weight"].dtype).removeprefix("torch.")}
+        if tied:
+            tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+        return kept | self.config | dropout | folded | named | dtype, tensors
+
     def with_sizes(self, sizes: Mapping[str, int]) -> GPT2:
         width, heads, hidden, needed = self.uniform(sizes)
         return GPT2.of(self.config | {"n_embd": width, "n_head": heads, "n_inner": hidden}, needed)
@@ -107,6 +173,8 @@ def canonicalize(model: GPT2LMHeadModel) -> Network:
     given, dtype = model.config, model.lm_head.weight.dtype
     if given.activation_function not in ACTIVATIONS:
         raise ValueError(f"activation_function {given.activation_function!r} is not elementwise as far as we know")
+    if given.n_layer < 1:
+        raise ValueError("n_layer 0: a GPT-2 without blocks has nothing to match")
     if given.add_cross_attention:
         raise ValueError("add_cross_attention: a GPT-2 that also reads an encoder has no canonical form here")
     config = {
@@ -116,9 +184,10 @@ def canonicalize(model: GPT2LMHeadModel) -> Network:
         "attn_pdrop": 0.0, "bos_token_id": given.bos_token_id, "eos_token_id": given.eos_token_id,
         "tie_word_embeddings": False,
     }  # fmt: skip
-
+    architecture = GPT2.of(config, given.n_embd // given.n_head)
+    check_same_parts(model, architecture.module)
     params = {name: p.to(dtype).contiguous() for name, p in _fold(model)}
-    return Network(GPT2.of(config, given.n_embd // given.n_head), params)
+    return Network(architecture, params)
 
 
 def _fold(model: GPT2LMHeadModel) -> Iterator[tuple[str, Tensor]]:

@@ -99,7 +99,7 @@ class MLP(Architecture):
 def canonicalize(model: nn.Sequential) -> Network:
     """The table of types of an MLP. Refuses, by name, layers that are neither linear nor elementwise."""
     for name, layer in model._modules.items():
-        if not isinstance(layer, (nn.Linear, nn.Flatten, *ELEMENTWISE)):
+        if type(layer) not in (nn.Linear, nn.Flatten, *ELEMENTWISE):  # a subclass may compute something else
             raise ValueError(
                 f"layer {name!r} is a {type(layer).__name__}: an MLP has linear, flatten and elementwise layers only"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch.func import functional_call
 
 from ..spec import Params, Spec
 from .base import Network, register, skeleton
+from .stock import Shapes, hollow
 from .transformer import (
     Affine,
     Parts,
@@ -31,11 +33,63 @@ if TYPE_CHECKING:
 ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh)  # elementwise, as timm builds them: without arguments
 
 
-def vit(**config: Any) -> VisionTransformer:
-    """timm's Vision Transformer with freshly drawn weights; the arguments are its own."""
+def keywords() -> set[str]:
+    """The arguments of timm's Vision Transformer that can have plain values, but for those of where it is built."""
     from timm.models.vision_transformer import VisionTransformer
 
+    parameters = inspect.signature(VisionTransformer).parameters
+    return {name for name, p in parameters.items() if not isinstance(p.default, type)} - {"device", "dtype"}
+
+
+def vit(**config: Any) -> VisionTransformer:
+    """timm's Vision Transformer with freshly drawn weights; the arguments are its own.
+
+    Raises
+    ------
+    TypeError
+        If it has no such argument, or not one with a plain value.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    if unknown := sorted(set(config) - keywords()):
+        raise TypeError(f"VisionTransformer has no plain argument {', '.join(unknown)}")
     return VisionTransformer(**config)
+
+
+def from_folder(config: Mapping[str, Any], shapes: Shapes) -> tuple[VisionTransformer, dict[str, str]]:
+    """Build the model of a folder without storage, and say what its file calls each tensor.
+
+    Parameters
+    ----------
+    config
+        The folder's ``config.json``: ``architecture``, ``num_classes``, ``global_pool`` and ``model_args``.
+    shapes
+        The shapes of the file's tensors by name.
+
+    Raises
+    ------
+    ValueError
+        If timm has no Vision Transformer of this name, ``model_args`` has what is no plain argument of the class, or
+        they build no model.
+    """
+    import timm
+    from timm.models import is_model_in_modules
+    from timm.models.vision_transformer import VisionTransformer
+
+    name, given = config["architecture"], config.get("model_args", {})
+    known = isinstance(name, str) and ":" not in name and timm.is_model(name)  # a colon names a place to load from
+    if not known or not is_model_in_modules(name, "vision_transformer"):
+        raise ValueError(f"architecture {name!r} is none of the Vision Transformers of timm {timm.__version__}")
+    if not isinstance(given, dict):
+        raise ValueError(f"model_args must be an object, not {given!r}")
+    if unknown := sorted(set(given) - keywords()):
+        raise ValueError(f"model_args has {', '.join(map(repr, unknown))}: no plain argument of VisionTransformer")
+    beside = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
+    build = partial(timm.create_model, name, pretrained=False, use_naflex=False)
+    model = hollow(build, beside | given | {"weight_init": "skip"}, shapes)
+    if type(model) is not VisionTransformer:
+        raise ValueError(f"architecture {name!r} builds a {type(model).__name__}, not a VisionTransformer")
+    return model, {name: name for name in shapes}
 
 
 class ViT(Transformer):
@@ -105,6 +159,20 @@ class ViT(Transformer):
     def parts(self) -> list[Parts]:
         return [Parts(b, b.attn.qkv, b.attn.proj, b.mlp.fc1) for b in self.module.blocks]
 
+    def probe(self) -> Tensor:
+        """Two images of noise."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(2, self.config["in_chans"], *self.config["img_size"], generator=generator)
+
+    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
+        """Keep the parent's arguments but for those that the canonical form decides: all biases and the table."""
+        decided = {name: value for name, value in self.config.items() if name not in ("hidden", "epsilon", "act_layer")}
+        decided |= {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn"}
+        decided["mlp_ratio"] = (self.config["hidden"] + 0.5) / self.config["embed_dim"]  # timm rounds down
+        beside = {"num_features": self.config["embed_dim"]}
+        beside |= {name: self.config[name] for name in ("num_classes", "global_pool")}
+        return dict(parent) | beside | {"model_args": parent.get("model_args", {}) | decided}, tensors
+
     def with_sizes(self, sizes: Mapping[str, int]) -> ViT:
         width, heads, hidden, needed = self.uniform(sizes)
         return ViT.of(self.config | {"embed_dim": width, "num_heads": heads, "hidden": hidden}, needed)
@@ -166,6 +234,7 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
         if not known:
             raise ValueError(f"this Vision Transformer has {name} ({found}), which has no canonical form here")
 
+    demand("no blocks", len(model.blocks) > 0, "depth 0")
     norms = (LayerNorm, nn.LayerNorm)
     last = [norm for norm in (model.norm, model.fc_norm) if not isinstance(norm, nn.Identity)]
     demand("another patch embedding", type(model.patch_embed) is PatchEmbed, type(model.patch_embed).__name__)
@@ -176,7 +245,8 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
     demand("attention pooling", model.attn_pool is None, type(model.attn_pool).__name__)
     demand("another pooling", model.global_pool in ("token", "avg"), f"global_pool={model.global_pool!r}")
     demand("not exactly one last norm", len(last) == 1, last)
-    demand("no linear head", isinstance(model.head, nn.Linear), model.head)
+    demand("no linear head", type(model.head) is nn.Linear, model.head)
+    demand("no convolution in the patch embedding", type(model.patch_embed.proj) is nn.Conv2d, model.patch_embed.proj)
     for i, block in enumerate(model.blocks):
         demand(f"another block {i}", type(block) is Block, type(block).__name__)
         attention, where = block.attn, f"in block {i}"
@@ -190,6 +260,9 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
         demand(f"gated attention {where}", attention.gate is None, attention.gate)
         demand(f"another MLP {where}", type(block.mlp) is Mlp, type(block.mlp).__name__)
         demand(f"a norm in the MLP {where}", isinstance(block.mlp.norm, nn.Identity), block.mlp.norm)
+        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+            part = block.get_submodule(name)
+            demand(f"no linear {name} {where}", type(part) is nn.Linear, type(part).__name__)
         act = block.mlp.act
         demand(f"another non-linearity {where}", type(act) in ACTIVATIONS and repr(act) == repr(type(act)()), act)
         last += [block.norm1, block.norm2]

@@ -1,0 +1,120 @@
+"""Stock modules from files that a stranger wrote: plain values, no more than the tensors can hold, nothing run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LAYERS = ("depth", "n_layer")  # what configurations call the number of layers
+TOKENS = 2**31 - 1  # the largest number of a token, in a vocabulary of any size: it takes up no room
+PLAIN = (bool, int, float, str, type(None))
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """Return a text, or an error's, on one line of at most ``most`` characters.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no such\\n  layer"))
+    'no such layer'
+    """
+    line = " ".join(str(text).split()) or type(text).__name__
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Return how many names there are, and the first of them.
+
+    Examples
+    --------
+    >>> few(["a", "b", "c", "d"])
+    "4 ('a', 'b', 'c', ...)"
+    """
+    names = list(names)
+    return f"{len(names)} ({', '.join(map(repr, names[:most]))}{', ...' * (len(names) > most)})"
+
+
+def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes: Shapes) -> nn.Module:
+    """Build a stock module without storage from the arguments that a file names.
+
+    Parameters
+    ----------
+    build
+        The constructor. It has to refuse names that it does not know.
+    arguments
+        Plain values and lists of them, as JSON has them.
+    shapes
+        The shapes of the file's tensors. They bound every number, so a small file cannot name a giant.
+
+    Raises
+    ------
+    ValueError
+        If a value is not plain or is too large, or if the constructor refuses it.
+
+    Examples
+    --------
+    >>> hollow(nn.Linear, {"in_features": 2, "out_features": 3}, {"weight": (3, 2), "bias": (3,)})
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    entries = sum(map(math.prod, shapes.values()))
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, PLAIN) for v in values):
+            raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
+        most = len(shapes) if name in LAYERS else TOKENS if name.endswith("token_id") else entries
+        numbers = [v for v in values if isinstance(v, int | float)]
+        if len(values) > len(shapes) + 1 or not all(abs(v) <= most for v in numbers):  # NaN is refused, too
+            raise ValueError(
+                f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers "
+                f"allows {most} at most"
+            )
+    try:
+        with torch.device("meta"):
+            return build(**arguments)
+    except Exception as error:  # a library's constructor on a stranger's values: it may fail in any way
+        raise ValueError(
+            f"its configuration builds no model: {type(error).__name__}: {one_line(error, 240)}"
+        ) from error
+
+
+def check_shapes(model: nn.Module, shapes: Shapes) -> None:
+    """Raise a ValueError that names tensors that are missing, unknown, empty, or of another shape than the model's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing, unknown = (
+        [name for name in one if name not in other] for one, other in ((expected, shapes), (shapes, expected))
+    )
+    wrong = [
+        f"{name!r} of shape {shapes[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    empty = [name for name, shape in shapes.items() if 0 in shape]
+    kinds = {"missing": missing, "unknown": unknown, "empty": empty}
+    found = [f"{kind} {few(names)}" for kind, names in kinds.items() if names]
+    if wrong:
+        found.append(f"misshapen {len(wrong)} ({wrong[0]}{', ...' * (len(wrong) > 1)})")
+    if found:
+        raise ValueError(f"the tensors are not those of its configuration: {one_line('; '.join(found))}")
+
+
+def pour(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Give a module without storage its weights. The names must be those of :func:`check_shapes`.
+
+    Raises
+    ------
+    ValueError
+        If the model ties two tensors that differ.
+    """
+    model.load_state_dict(tensors, assign=True)
+    if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
+        model.tie_weights()
+        for name, tensor in model.state_dict().items():
+            if tensor.data_ptr() != tensors[name].data_ptr() and not torch.equal(tensor, tensors[name]):
+                raise ValueError(f"{name!r} is tied to another tensor by the configuration, but differs from it")
+    return model.eval()
