@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .arguments import count, number
-from .checkpoints import load_pair, load_tokenizer, write_model
-from .data import ASSETS, TOKENIZER, Data, load_data, verify
+from .checkpoints import load_pair, load_tokenizer, read_config, write_model
+from .data import ASSETS, TOKENIZER, Data, load_data, verify, vocabulary
 from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
 from .matching import weight_matching
 from .networks.base import Architecture, Network, check_same_architecture
@@ -351,34 +351,34 @@ def data_for(architecture: Architecture, name: str | None, *folders: Path) -> Da
     """
     name, windows = name or architecture.data, {}
     if architecture.reads:
-        vocabulary, positions = architecture.reads
+        known, positions = architecture.reads
         own = next(filter(None, map(load_tokenizer, folders)), None)
         tokenizer = own or Tokenizer.from_file(str(verify(ASSETS / TOKENIZER)))
-        size, largest = tokenizer.get_vocab_size(), max(tokenizer.get_vocab().values(), default=-1)
         whose = "their tokenizer.json" if own else "the shipped tokenizer (there is no tokenizer.json beside them)"
-        if size > vocabulary or (own is None and size != vocabulary):
-            raise ValueError(f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {size}")
-        if largest >= vocabulary:
-            raise ValueError(f"the models know tokens 0 to {vocabulary - 1}, but {whose} uses the number {largest}")
+        if (needed := vocabulary(tokenizer)) > known or (own is None and needed != known):
+            raise ValueError(
+                f"the models have a vocabulary of {known} tokens, but {whose} has {tokenizer.get_vocab_size()}, "
+                f"numbered up to {needed - 1}"
+            )
         windows = {"context": min(128, positions), "tokenizer": own}
     data = load_data(name, batch_size=50, **windows)
     if data.scale is None:
         return data
-    known = [scale for folder in folders if (scale := scale_of(folder, len(data.scale[0])))]
-    if any(scale != known[0] for scale in known):
+    scales = [scale for folder in folders if (scale := scale_of(folder, len(data.scale[0])))]
+    if any(scale != scales[0] for scale in scales):
         raise ValueError(
-            f"the models standardise images differently: mean and std are {known[0]} in one, {known[-1]} in another"
+            f"the models standardise images differently: mean and std are {scales[0]} in one, {scales[-1]} in another"
         )
-    if known:
-        data = data.rescaled(*known[0])
-    whose = "as the models' config.json says" if known else "by the data's own mean and standard deviation"
+    if scales:
+        data = data.rescaled(*scales[0])
+    whose = "as the models' config.json says" if scales else "by the data's own mean and standard deviation"
     print(f"images of {data.name} are standardised {whose}")
     return data
 
 
 def scale_of(folder: Path, channels: int) -> tuple[list[float], list[float]] | None:
     """Read mean and standard deviation from a timm model's config.json; None if they do not fit this many channels."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     nested = config.get("pretrained_cfg")
     mean, std = ((nested if isinstance(nested, dict) and "mean" in nested else config).get(k) for k in ("mean", "std"))
     if not all(isinstance(values, list) and len(values) == channels for values in (mean, std)):

@@ -239,31 +239,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer | None:
     return tokenizer
 
 
-def check_tokens(tokenizer: Tokenizer, vocabulary: int, whose: str) -> None:
-    """Check that models with this many tokens have one for each number of a tokenizer.
-
-    Parameters
-    ----------
-    tokenizer
-        What cuts the text.
-    vocabulary
-        How many tokens the models know, numbered from 0.
-    whose
-        What the tokenizer is called in the error.
-
-    Raises
-    ------
-    ValueError
-        If the tokenizer's largest number is beyond the vocabulary.
-    """
-    numbers = tokenizer.get_vocab().values()
-    if (largest := max(numbers, default=-1)) >= vocabulary:
-        raise ValueError(
-            f"the models have a vocabulary of {vocabulary} tokens, but {whose} has {len(numbers)}, "
-            f"numbered up to {largest}"
-        )
-
-
 def load_pair(first: str | Path, second: str | Path) -> tuple[Network, Network]:
     """Load two models of one kind, ready to be matched, whose canonical forms compute what the models do.
 

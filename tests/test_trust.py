@@ -14,13 +14,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
 
 import lmc_utils as lmc
 from lmc_utils import checkpoints
-from lmc_utils.checkpoints import check_tokens, load_pair, load_tokenizer
+from lmc_utils.checkpoints import load_pair
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.storage import save_atomically
 
@@ -653,13 +652,3 @@ def test_a_checkpoint_names_plain_arguments_that_its_tensors_can_have(tmp_path, 
     with pytest.raises(ValueError, match=message) as caught:
         lmc.load_checkpoint(tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
-
-
-def test_a_tokenizer_is_measured_by_its_largest_number(tmp_path):
-    Tokenizer(models.WordLevel({"a": 0, "b": 5000}, "a")).save(str(tmp_path / "tokenizer.json"))
-    tokenizer = load_tokenizer(tmp_path)
-    check_tokens(tokenizer, 5001, "their tokenizer.json")
-    with pytest.raises(
-        ValueError, match=r"a vocabulary of 5000 tokens, but their tokenizer.json has 2, numbered up to 5000"
-    ):
-        check_tokens(tokenizer, 5000, "their tokenizer.json")
