@@ -118,7 +118,7 @@ def fault(environment):
     return ""
 
 
-def shortage(places=PLACES):
+def shortage(places):
     """Return which disk has too little room for an installation, or nothing."""
     disks = defaultdict(list)
     for place in places:
@@ -149,7 +149,7 @@ def make(environment):
         sys.exit(
             f"{environment} is no virtual environment, and the book needs that name: move it away"
         )
-    lacking = shortage()
+    lacking = shortage(PLACES)
     if lacking:
         sys.exit(lacking)
     try:
