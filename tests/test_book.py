@@ -131,6 +131,11 @@ def test_every_notebook_is_in_the_table_of_contents():
     assert not missing
 
 
+def test_readme_says_what_each_command_takes():
+    table = re.findall(r"^\| `(make [a-z-]+)` \| .*\d.* \| \d+ GB \|$", (ROOT / "README.md").read_text(), re.M)
+    assert {"make book", "make notebooks", "make test", "make test-fast", "make test-portable"} <= {*table}
+
+
 def test_package_reference_lists_every_public_name():
     import lmc_utils
 
