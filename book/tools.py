@@ -1,19 +1,23 @@
-"""What `make` does around the notebooks: drop stale results, execute in place, move the book's public address."""
+"""What `make` does around the notebooks: execute them in place, build the pages, move the book's public address."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
+import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
 import yaml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellControlSignal, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -26,12 +30,12 @@ LANGUAGE = {
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-# What neither jupyter-cache (it looks at a notebook's code alone) nor Sphinx (at the pages' files) would notice, and
-# which of their memories that makes stale. Sphinx's goes with the cache: it asks for no page that did not change.
-WATCHED = {
-    "package": (("lmc_utils", "requirements.txt"), (".jupyter_cache", ".doctrees")),
-    "design": (("book/static", "book/vendor"), (".doctrees",)),
-}
+# What outputs come from, beside the code of their notebook.
+SOURCES = ("lmc_utils", "requirements.txt")
+# What Sphinx would not notice: it looks at the pages' files.
+UNSEEN = (*SOURCES, "book/static", "book/vendor")
+# Two cores are used best by two notebooks with a thread each (the Makefile sets that).
+SIDE_BY_SIDE = 2
 
 
 def fingerprint(names: Iterable[str], root: Path = ROOT) -> str:
@@ -45,30 +49,23 @@ def fingerprint(names: Iterable[str], root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def refresh(root: Path = ROOT) -> list[str]:
-    """Forget the results of an earlier build that are stale, and return what has changed since."""
-    build, changed = root / "_build", []
-    build.mkdir(exist_ok=True)
-    for what, (names, memories) in WATCHED.items():
-        known, now = build / f".{what}", fingerprint(names, root)
-        if known.exists() and known.read_text() == now:
-            continue
-        for memory in memories:
-            shutil.rmtree(build / memory, ignore_errors=True)
-        known.write_text(now)
-        changed.append(what)
-    return changed
-
-
 def code_hash(notebook: nbformat.NotebookNode) -> str:
     """Hash a notebook's code cells, in order: what its outputs must have come from."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(cells).encode()).hexdigest()
 
 
-def is_executed(notebook: nbformat.NotebookNode) -> bool:
-    """Whether a notebook's outputs came from the code that it holds now."""
-    return notebook.metadata.get("lmc") == {"code": code_hash(notebook)}
+def why_execute(notebook: nbformat.NotebookNode) -> str:
+    """Say why a notebook's outputs are not those of its code, or nothing where they are."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    stamp = notebook.metadata.get("lmc", {})
+    if "code" not in stamp:
+        return "it never ran here from a clean kernel"
+    if stamp["code"] != code_hash(notebook):
+        return "its code changed after it ran"
+    if [cell.execution_count for cell in code] != [*range(1, len(code) + 1)]:
+        return "its cells ran one by one, or their outputs were cleared"
+    return ""
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -78,13 +75,17 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     partial.replace(path)
 
 
-def execute(path: Path) -> None:
+async def execute(path: Path) -> None:
     """Run a notebook from a clean kernel and keep its outputs, without what differs between two runs or machines.
 
     Widget views go, their HTML twins stay: without its kernel a view shows an error where the twin shows the figure.
     """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
+    stamp = {
+        "code": code_hash(notebook),
+        "sources": fingerprint(SOURCES, path.resolve().parent.parent),
+    }
     client = NotebookClient(
         notebook,
         timeout=600,
@@ -93,17 +94,13 @@ def execute(path: Path) -> None:
         record_timing=False,
         coalesce_streams=True,
     )
-    client.execute()
+    await client.async_execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 output.data.pop(WIDGET, None)
     notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": KERNEL,
-            "language_info": LANGUAGE,
-            "lmc": {"code": code_hash(notebook)},
-        }
+        {"kernelspec": KERNEL, "language_info": LANGUAGE, "lmc": stamp}
     )
     write(notebook, path)
 
@@ -135,6 +132,120 @@ def wrap_figures(path: Path) -> int:
     if changed:
         write(notebook, path)
     return changed
+
+
+async def execute_all(paths: Iterable[Path]) -> None:
+    """Run notebooks in place, two side by side, and say which one runs and how long it took.
+
+    Raises
+    ------
+    SystemExit
+        If notebooks stopped, with what stopped them. They stay as they were; the others have run.
+    """
+    paths, turns, stopped = [*paths], asyncio.Semaphore(SIDE_BY_SIDE), []
+
+    async def take_turn(number: int, path: Path) -> None:
+        async with turns:
+            name, start = f"[{number}/{len(paths)}] {path.name}", time.monotonic()
+            print(f"{name} runs ...", flush=True)
+            try:
+                await execute(path)
+            except CellControlSignal as error:
+                stopped.append(f"{path} stopped, and stays as it was:\n{error}")
+            except DeadKernelError:
+                sys.exit(f"{path}: its kernel died, for want of memory perhaps")
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for number, path in enumerate(paths, 1):
+            group.create_task(take_turn(number, path))
+    if stopped:
+        sys.exit("\n".join(stopped))
+
+
+def refresh(which: str = "changed", root: Path = ROOT) -> None:
+    """Execute the notebooks that the pages cannot show as they are, and say which and why.
+
+    Parameters
+    ----------
+    which
+        ``"changed"``: those whose outputs are not those of their code; ``"all"``; or ``"none"``, which refuses to go on
+        where there are any.
+    """
+    paths = sorted(root.glob("book/*.ipynb"))
+    notebooks = {path: nbformat.read(path, as_version=4) for path in paths}
+    reasons = {path: why_execute(notebook) for path, notebook in notebooks.items()}
+    if which == "all":
+        reasons = {path: reason or "as asked" for path, reason in reasons.items()}
+    stale = [path for path in paths if reasons[path]]
+    for path in stale:
+        print(
+            f"{path.name} {'must be' if which == 'none' else 'is'} executed: {reasons[path]}"
+        )
+    if stale and which == "none":
+        names = " ".join(path.relative_to(root).as_posix() for path in stale)
+        sys.exit(f'make notebooks NOTEBOOKS="{names}"')
+    asyncio.run(execute_all(stale))
+    now = fingerprint(SOURCES, root)
+    older = [
+        path.name
+        for path in paths
+        if not reasons[path] and notebooks[path].metadata.lmc.get("sources") != now
+    ]
+    if older:
+        which = (
+            "all notebooks"
+            if older == [path.name for path in paths]
+            else ", ".join(older)
+        )
+        print(
+            f"The package or its requirements changed after {which} ran: pages show what was printed then "
+            "(make notebooks executes, make test compares)"
+        )
+
+
+def forget(root: Path = ROOT) -> bool:
+    """Drop Sphinx's memory of the pages if something that it would not notice has changed, and say whether."""
+    build, now = root / "_build", fingerprint(UNSEEN, root)
+    known = build / ".unseen"
+    if known.exists() and known.read_text() == now:
+        return False
+    shutil.rmtree(build / ".doctrees", ignore_errors=True)
+    build.mkdir(exist_ok=True)
+    known.write_text(now)
+    return True
+
+
+def build(root: Path = ROOT) -> None:
+    """Build the pages from the notebooks' outputs, saying which is read and written, and where to open them.
+
+    Raises
+    ------
+    SystemExit
+        If a page has a warning: each is an error.
+    """
+    forget(root)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
+    with subprocess.Popen(
+        [*command, "-W", "-n", "--keep-going"],
+        cwd=root,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            line = re.sub(r"\x1b\[[\d;]*m", "", line)
+            if re.match(r"(reading sources|writing output)\.\.\. \[", line):
+                print(line, end="", flush=True)
+    if process.returncode:
+        # Sphinx would not repeat its warnings: a page that has one is read again next time.
+        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
+        sys.exit("The book has the errors above; pages without one are built.")
+    pages = root / "_build" / "html"
+    print(
+        f"Open {(pages / 'index.html').as_uri()}\n"
+        "or, where the browser is on another machine: python3 -m http.server --directory _build/html"
+    )
 
 
 def repository_url(root: Path = ROOT) -> str:
@@ -182,8 +293,8 @@ def move(url: str, root: Path = ROOT) -> list[Path]:
             before, after = (
                 nbformat.reads(version, as_version=4) for version in (text, moved)
             )
-            if is_executed(before):
-                after.metadata["lmc"] = {"code": code_hash(after)}
+            if not why_execute(before):
+                after.metadata["lmc"]["code"] = code_hash(after)
             write(after, path)
         else:
             path.write_text(moved, encoding="utf-8")
@@ -195,8 +306,9 @@ def main() -> None:
     """Run one of the commands; `make help` says what they are for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "refresh", help="drop what an earlier build left and is stale"
+    pages = commands.add_parser("book", help="build the pages from outputs")
+    pages.add_argument(
+        "--execute", choices=("changed", "all", "none"), default="changed"
     )
     commands.add_parser("execute", help="run notebooks in place").add_argument(
         "notebooks", nargs="+", type=Path
@@ -208,18 +320,11 @@ def main() -> None:
         "repository", help="move the book's public address"
     ).add_argument("url")
     arguments = parser.parse_args()
-    if arguments.command == "refresh":
-        if "package" in refresh():
-            print(
-                "The package or its requirements are new here: every notebook is executed."
-            )
+    if arguments.command == "book":
+        refresh(arguments.execute)
+        build()
     elif arguments.command == "execute":
-        for path in arguments.notebooks:
-            print(f"{path} ...", flush=True)
-            try:
-                execute(path)
-            except CellExecutionError as error:
-                sys.exit(f"{path} stopped, and stays as it was:\n{error}")
+        asyncio.run(execute_all(arguments.notebooks))
     elif arguments.command == "figures":
         for path in arguments.notebooks:
             print(f"{path}: {wrap_figures(path)} figures wrapped anew")

@@ -1,13 +1,16 @@
-"""The book: notebooks as committed, the one address, the execution cache, and pages in a browser without network."""
+"""The book: notebooks as committed, the one address, what `make` installs, executes and builds, pages in a browser."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import importlib.util
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -18,7 +21,6 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import HTML, ROOT
 from IPython.core.inputtransformer2 import TransformerManager
-from nbclient.exceptions import CellExecutionError
 from playwright.sync_api import Page
 
 BOOK = ROOT / "book"
@@ -27,7 +29,16 @@ NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 PAGES = [path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html")) if "_static" not in path.parts]
 ADDRESS = re.compile(r"(?:git\+https://github\.com|colab\.research\.google\.com/github)/([\w.-]+/[\w-]+)")
 
-tools = SimpleNamespace(**runpy.run_path(str(BOOK / "tools.py")))
+
+def load(path: Path) -> ModuleType:
+    """A script of the book as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tools, install = load(BOOK / "tools.py"), load(BOOK / "install.py")
 
 
 def tracked() -> dict[Path, str]:
@@ -70,9 +81,9 @@ def test_notebook_is_valid_and_the_same_on_every_machine(notebook):
     assert notebook.metadata.language_info == tools.LANGUAGE
 
 
-def test_outputs_belong_to_the_code(notebook, code):
-    assert tools.is_executed(notebook), "the code changed after it ran: make notebooks"
-    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)], "not one run from a clean kernel"
+def test_outputs_belong_to_the_code_and_to_one_run(notebook, code):
+    assert code
+    assert tools.why_execute(notebook) == "", "make notebooks"
 
 
 def test_outputs_are_clean(code):
@@ -120,6 +131,11 @@ def test_every_notebook_is_in_the_table_of_contents():
     assert not missing
 
 
+def test_readme_says_what_each_command_takes():
+    table = re.findall(r"^\| `(make [a-z-]+)` \| .*\d.* \| \d+ GB \|$", (ROOT / "README.md").read_text(), re.M)
+    assert {"make book", "make notebooks", "make test", "make test-fast", "make test-portable"} <= {*table}
+
+
 def test_package_reference_lists_every_public_name():
     import lmc_utils
 
@@ -159,7 +175,7 @@ def test_moving_the_address_and_back(copy):
         assert old.removeprefix("https://github.com/") not in path.read_text()
     for path in copy.glob("book/*.ipynb"):
         was, now = nbformat.reads(before[path].decode(), as_version=4), nbformat.read(path, as_version=4)
-        assert tools.is_executed(now) == tools.is_executed(was), "the outputs belong to the code as much as before"
+        assert tools.why_execute(now) == tools.why_execute(was), "the outputs belong to the code as much as before"
     tools.move(old, copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -179,47 +195,381 @@ def test_nothing_of_a_machine_is_committed():
     assert not {path.relative_to(ROOT): hits for path, hits in found.items() if hits}
 
 
-# Tools
+# What is executed, and what is built
 
 
-def test_stale_results_are_dropped(tmp_path):
-    package, css = tmp_path / "lmc_utils", tmp_path / "book" / "static" / "book.css"
-    files = [package / "paths.py", package / "assets" / "data.parquet", tmp_path / "requirements.txt"]
-    for file in [*files, css]:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("one")
-    executed, pages = (tmp_path / "_build" / name for name in (".jupyter_cache", ".doctrees"))
+def make_notebook(*sources: str, printed: str | None = None) -> nbformat.NotebookNode:
+    """A notebook of these cells; with ``printed``, stamped as if each cell had run and printed that."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A chapter"), *cells])
+    notebook.metadata = nbformat.from_dict({"kernelspec": tools.KERNEL, "language_info": tools.LANGUAGE})
+    if printed is not None:
+        for count, cell in enumerate(cells, 1):
+            cell.execution_count = count
+            cell.outputs = [nbformat.v4.new_output("stream", text=printed)]
+        notebook.metadata["lmc"] = {"code": tools.code_hash(notebook)}
+    return notebook
 
-    def dropped() -> tuple[bool, bool]:
-        for memory in (executed, pages):
-            memory.mkdir(parents=True, exist_ok=True)
-        tools.refresh(tmp_path)
-        return not executed.exists(), not pages.exists()
 
-    assert dropped() == (True, True)
-    assert dropped() == (False, False)
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "paths.pyc").write_text("compiled")
-    files[0].touch()
-    assert dropped() == (False, False)
-    for file in files:
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A book of one package, one script and two chapters that no kernel could run, with what they printed once."""
+    for folder in ("book/static", "book/vendor", "lmc_utils"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lmc_utils" / "paths.py").write_text("one = 1")
+    (tmp_path / "requirements.txt").write_text("torch")
+    (tmp_path / "_config.yml").write_text(
+        'title: Tiny\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
+    )
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/one}]\n")
+    sources = tools.fingerprint(tools.SOURCES, tmp_path)
+    for name in ("index", "one"):
+        notebook = make_notebook("1 / 0", printed=f"printed by {name} long ago")
+        notebook.metadata["lmc"]["sources"] = sources
+        nbformat.write(notebook, tmp_path / "book" / f"{name}.ipynb")
+    return tmp_path
+
+
+def edit(path: Path, source: str) -> None:
+    """Change the first code cell of a notebook as an author would: outputs and stamp stay."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = source
+    nbformat.write(notebook, path)
+
+
+def test_pages_are_built_from_outputs_and_only_what_changed_is_read_again(tiny, capfd):
+    tools.refresh(root=tiny)
+    tools.build(tiny)
+    page = tiny / "_build" / "html" / "book" / "one.html"
+    assert "printed by one long ago" in page.read_text()
+    said = capfd.readouterr().out
+    assert "] book/index" in said, "which page is read and written"
+    assert f"Open {(tiny / '_build' / 'html' / 'index.html').as_uri()}" in said
+    assert "http.server --directory _build/html" in said
+    assert "changed after" not in said
+
+    notebook = nbformat.read(tiny / "book" / "one.ipynb", as_version=4)
+    notebook.cells[0].source += "\n\nAnother paragraph."
+    nbformat.write(notebook, tiny / "book" / "one.ipynb")
+    tools.refresh(root=tiny)
+    tools.build(tiny)
+    assert "Another paragraph." in page.read_text()
+    read = re.findall(r"reading sources.*\] (\S+)", capfd.readouterr().out)
+    assert read == ["book/one"]
+
+
+def test_a_page_with_a_warning_stops_the_build_each_time(tiny, capfd):
+    notebook = nbformat.read(tiny / "book" / "one.ipynb", as_version=4)
+    notebook.cells[0].source += "\n\n[nowhere](nowhere.md)"
+    nbformat.write(notebook, tiny / "book" / "one.ipynb")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="errors above"):
+            tools.build(tiny)
+        assert "nowhere" in capfd.readouterr().err
+
+
+def test_a_notebook_whose_code_changed_is_executed_and_a_line_says_which_and_why(tiny, capsys):
+    path = tiny / "book" / "one.ipynb"
+    untouched = (tiny / "book" / "index.ipynb").read_bytes()
+    edit(path, "print('printed ' + 'anew')")
+    tools.refresh(root=tiny)
+    assert (tiny / "book" / "index.ipynb").read_bytes() == untouched
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[1].outputs[0].text == "printed anew\n"
+    assert notebook.metadata.lmc == {
+        "code": tools.code_hash(notebook),
+        "sources": tools.fingerprint(tools.SOURCES, tiny),
+    }
+    said = capsys.readouterr().out
+    assert "one.ipynb is executed: its code changed after it ran" in said
+    assert "[1/1] one.ipynb runs" in said
+    assert re.search(r"^\[1/1\] one.ipynb: \d+ s$", said, re.M)
+    assert "index.ipynb" not in said
+    tools.refresh(root=tiny)
+    assert capsys.readouterr().out == "", "the second time there is nothing to do"
+
+
+def test_everything_is_executed_on_demand(tiny, capsys):
+    for path in tiny.glob("book/*.ipynb"):
+        edit(path, "print('anew')")
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["lmc"]["code"] = tools.code_hash(notebook)
+        nbformat.write(notebook, path)
+    tools.refresh("all", tiny)
+    for path in tiny.glob("book/*.ipynb"):
+        assert nbformat.read(path, as_version=4).cells[1].outputs[0].text == "anew\n"
+    assert "index.ipynb is executed: as asked" in capsys.readouterr().out
+
+
+def test_tests_refuse_outputs_that_are_not_those_of_the_code(tiny, capsys):
+    edit(tiny / "book" / "one.ipynb", "print('anew')")
+    before = (tiny / "book" / "one.ipynb").read_bytes()
+    with pytest.raises(SystemExit, match=r'make notebooks NOTEBOOKS="book/one\.ipynb"'):
+        tools.refresh("none", tiny)
+    assert "one.ipynb must be executed: its code changed after it ran" in capsys.readouterr().out
+    assert (tiny / "book" / "one.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["lmc_utils/paths.py", "lmc_utils/new.py", "requirements.txt"])
+def test_a_package_that_changed_is_told_in_one_line_and_nothing_is_executed(name, tiny, capsys):
+    (tiny / name).write_text("two")
+    tools.refresh(root=tiny)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "package or its requirements changed after all notebooks ran" in said
+
+
+def test_why_a_notebook_is_executed():
+    def why(change: str) -> str:
+        notebook = make_notebook("1", "2", printed="3")
+        exec(change, {"cells": notebook.cells, "metadata": notebook.metadata})
+        return tools.why_execute(notebook)
+
+    assert why("") == ""
+    assert why("cells[0].source = 'Another paragraph.'") == ""
+    assert why("cells[1].source = '0'") == "its code changed after it ran"
+    assert why("del metadata['lmc']") == "it never ran here from a clean kernel"
+    assert why("cells[2].execution_count = 7") == "its cells ran one by one, or their outputs were cleared"
+    assert why("cells[1].execution_count = None") == "its cells ran one by one, or their outputs were cleared"
+
+
+def test_two_notebooks_run_side_by_side(tmp_path):
+    source = """
+    import time
+    from pathlib import Path
+    Path({here!r}).touch()
+    for _ in range(300):
+        if Path({there!r}).exists():
+            break
+        time.sleep(0.1)
+    else:
+        raise TimeoutError("the other one does not run")
+    """
+    paths = [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
+    for here, there in (paths, paths[::-1]):
+        code = textwrap.dedent(source).format(here=here.stem, there=there.stem)
+        nbformat.write(make_notebook(code), here)
+    asyncio.run(tools.execute_all(paths))
+
+
+def test_a_notebook_that_fails_stays_as_it_was_and_the_others_run(tmp_path):
+    broken, whole = tmp_path / "broken.ipynb", tmp_path / "whole.ipynb"
+    nbformat.write(make_notebook("print('kept')", "1 / 0"), broken)
+    nbformat.write(make_notebook("print('written')"), whole)
+    before = broken.read_bytes()
+    with pytest.raises(SystemExit, match=r"broken\.ipynb stopped, and stays as it was:\n(.|\n)*ZeroDivisionError"):
+        asyncio.run(tools.execute_all([broken, whole]))
+    assert broken.read_bytes() == before
+    assert nbformat.read(whole, as_version=4).cells[1].outputs[0].text == "written\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"broken.ipynb", "whole.ipynb"}
+
+
+def test_pages_are_forgotten_when_something_changes_that_sphinx_would_not_notice(tiny):
+    pages = tiny / "_build" / ".doctrees"
+
+    def dropped() -> bool:
+        pages.mkdir(parents=True, exist_ok=True)
+        tools.forget(tiny)
+        return not pages.exists()
+
+    module, css = tiny / "lmc_utils" / "paths.py", tiny / "book" / "static" / "book.css"
+    assert dropped()
+    assert not dropped()
+    (module.parent / "__pycache__").mkdir()
+    (module.parent / "__pycache__" / "paths.pyc").write_text("compiled")
+    module.touch()
+    assert not dropped()
+    for file in (module, css, tiny / "requirements.txt"):
         file.write_text("two")
-        assert dropped() == (True, True), file
-    files[0].rename(package / "path.py")
-    assert dropped() == (True, True)
-    css.write_text("two")
-    assert dropped() == (False, True)
-    assert dropped() == (False, False)
+        assert dropped(), file
+    module.rename(module.with_name("path.py"))
+    assert dropped()
+    assert not dropped()
 
 
-def test_a_notebook_that_fails_stays_as_it_was(tmp_path):
-    path = tmp_path / "chapter.ipynb"
-    cells = [nbformat.v4.new_code_cell(source) for source in ("print('kept')", "1 / 0")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    before = path.read_bytes()
-    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        tools.execute(path)
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("chapter.ipynb", before)]
+# What is installed, and what stands in the way
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What `make` needs of a checkout, and a `.venv` whose Python says what the file `pip` holds, and fails with it."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "tests/requirements.txt", "book/install.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
+    script(
+        tmp_path / ".venv" / "bin" / "python",
+        f"""
+        case "$*" in
+            -c*) echo 3 11 ;;
+            "-m pip"*) if [ -e {tmp_path}/pip ]; then cat {tmp_path}/pip >&2; exit 1; else echo installed; fi ;;
+            *) echo "ran $*"; env ;;
+        esac
+        """,
+    )
+    script(tmp_path / ".venv" / "bin" / "ruff", "true")
+    return tmp_path
+
+
+def script(path: Path, text: str) -> Path:
+    """An executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + textwrap.dedent(text))
+    path.chmod(0o755)
+    return path
+
+
+def run(checkout: Path, *arguments: str) -> SimpleNamespace:
+    """What `make` does and says."""
+    # As a reader calls it: make's variables of the run that these tests belong to are not theirs.
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "OMP_NUM_THREADS")}
+    done = subprocess.run(["make", *arguments], cwd=checkout, capture_output=True, text=True, env=clean)
+    return SimpleNamespace(code=done.returncode, out=done.stdout, said=done.stdout + done.stderr)
+
+
+def test_make_says_that_there_is_no_python(checkout):
+    done = run(checkout, "book", "PYTHON=no-such-python")
+    assert done.code != 0
+    assert "There is no no-such-python here. Install Python 3.11 or newer" in done.said
+    assert "make book PYTHON=" in done.said
+
+
+def test_make_installs_once_and_takes_an_interrupted_installation_up_again(checkout):
+    python = f"PYTHON={sys.executable}"
+    (checkout / "pip").write_text("ERROR: [Errno 28] No space left on device\n")
+    done = run(checkout, "book", python)
+    assert done.code != 0
+    assert "No space left on device" in done.said, "pip's own words stay"
+    assert "Not installed: the disk is full. Free some" in done.said
+    (checkout / "pip").unlink()
+    done = run(checkout, "book", python)
+    assert done.code == 0, done.said
+    assert done.out.startswith("Installing the book's packages into .venv")
+    assert "ran book/tools.py book --execute changed" in done.out
+    assert "Installing" not in run(checkout, "book", python).said
+    with (checkout / "requirements.txt").open("a") as file:
+        file.write("another\n")
+    assert "Installing" in run(checkout, "book", python).said
+
+
+def test_make_executes_all_on_demand(checkout):
+    assert "--execute all" in run(checkout, "book", f"PYTHON={sys.executable}", "EXECUTE=1").out
+
+
+def test_make_test_executes_each_notebook_once(checkout):
+    ran = re.findall("^ran (.*)", run(checkout, "test", f"PYTHON={sys.executable}").out, re.M)
+    assert ran[0] == "book/tools.py book --execute none"
+    assert [re.search("--nbval-lax .* book tests$", line) is not None for line in ran[1:]] == [True]
+    fast = re.findall("^ran (.*)", run(checkout, "test-fast", f"PYTHON={sys.executable}").out, re.M)
+    assert [("not browser" in line, "nbval" in line) for line in fast] == [(True, False)]
+
+
+def test_make_test_portable_compares_under_other_arithmetic(checkout):
+    settings = {}
+    for command in ("test", "test-portable"):
+        out = run(checkout, command, f"PYTHON={sys.executable}").out
+        ran, _, environment = out.rpartition("ran -m pytest")[2].partition("\n")
+        assert "--nbval-lax" in ran
+        settings[command] = dict(line.split("=", 1) for line in environment.splitlines() if "=" in line)
+    other = settings["test-portable"]
+    assert other["ATEN_CPU_CAPABILITY"] == "default"
+    assert other["MKL_CBWR"] == "COMPATIBLE"
+    assert other["ONEDNN_MAX_CPU_ISA"] == "SSE41"
+    assert other["OMP_NUM_THREADS"] != settings["test"]["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    ("python", "wrong"),
+    [
+        ("echo 3 11", ""),
+        ("echo 3 13", ""),
+        ("echo 3 10", "its Python is 3.10"),
+        ("exit 127", "its Python does not start"),
+        ("echo 3 12; exit 1", "it has no pip, or was made by another Python"),
+        (None, "its Python is gone"),
+    ],
+)
+def test_an_environment_that_cannot_be_used(python, wrong, tmp_path):
+    if python:
+        script(tmp_path / "bin" / "python", python)
+    assert install.fault(tmp_path) == wrong
+
+
+def test_an_environment_that_was_moved(tmp_path):
+    here = script(tmp_path / ".venv" / "bin" / "python", "echo 3 12")
+    (here.parent / "pip").write_text(f"#!{here}\n")
+    assert install.fault(tmp_path / ".venv") == ""
+    (tmp_path / "link").symlink_to(tmp_path / ".venv")
+    assert install.fault(tmp_path / "link") == "", "by its own name, or by a link"
+    (tmp_path / ".venv").rename(tmp_path / "moved")
+    assert install.fault(tmp_path / "moved") == "it was made in another folder"
+
+
+def test_a_broken_environment_is_made_anew_and_a_line_says_why(tmp_path, monkeypatch, capsys):
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(install, "make", lambda environment: sys.exit(f"made {environment}"))
+    with pytest.raises(SystemExit, match=re.escape(f"made {tmp_path / '.venv'}")):
+        install.install("book", tmp_path / ".venv")
+    assert capsys.readouterr().out == "Making .venv anew: its Python is gone\n"
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(SystemExit, match="no virtual environment, and the book needs that name: move it away"):
+        install.make(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_an_old_python_is_told_which_one_to_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(install.sys, "version_info", (3, 10, 13))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer, and .* is 3\.10\. .*make book PYTHON="):
+        install.make(tmp_path / ".venv")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(install.shutil, "disk_usage", lambda folder: SimpleNamespace(free=9e9))
+    monkeypatch.delenv("PIP_NO_CACHE_DIR", raising=False)
+    monkeypatch.setattr(install, "PLACES", ((tmp_path, 7.5, ".venv"), (tmp_path, 3.5, "pip's cache")))
+    with pytest.raises(SystemExit, match=r"has 9\.0 GB free, and the installation takes 11\.0: 7\.5 for \.venv, 3\.5"):
+        install.make(tmp_path / ".venv")
+    assert not (tmp_path / ".venv").exists()
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    assert install.shortage(install.PLACES) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "helps"),
+    [
+        ("OSError: [Errno 28] No space left on device", "make book TMPDIR="),
+        (
+            "connection broken by 'ProxyError('Cannot connect.', NewConnectionError(': refused'))': /simple/pip/\n"
+            "ERROR: No matching distribution found for pip>=25.1",
+            r"proxy http://proxy:3128\. .*make book HTTPS_PROXY=",
+        ),
+        ("OSError('Tunnel connection failed: 407 Proxy Authentication Required')", "user:password@host:port"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "make book PIP_CERT="),
+        (
+            "connection broken by 'NewConnectionError(': Name or service not known')': /simple/pip/\n"
+            "ERROR: No matching distribution found for pip>=25.1",
+            "Behind a proxy: make book HTTPS_PROXY=",
+        ),
+        ("error: command 'gcc' failed: No such file or directory", "apt-get install build-essential"),
+        ("error: [Errno 2] No such file or directory: 'x86_64-linux-gnu-gcc'", "make book PYTHON="),
+        ("ERROR: No matching distribution found for torch>=2.4", "make book PYTHON="),
+        ("something new", "says above why"),
+    ],
+)
+def test_what_pip_says_is_turned_into_what_to_do(said, helps, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    advice = install.advice(said)
+    assert re.search(helps, advice)
+    assert "secret" not in advice
+
+
+def test_an_old_python_can_read_the_installer():
+    ast.parse((BOOK / "install.py").read_text(), feature_version=(3, 7))
 
 
 # Pages, from disk, without network

@@ -12,10 +12,10 @@ import pytest
 from conftest import HTML, ROOT
 
 from lmc_utils.explore import wrap
+from lmc_utils.explore.once import once
 
 BOOK = ROOT / "book"
 tools = SimpleNamespace(**runpy.run_path(str(BOOK / "tools.py")))
-once = runpy.run_path(str(BOOK / "once.py"))["once"]
 
 FIGURES = [
     (path.stem, output.data["text/html"], state)

@@ -314,9 +314,7 @@ def test_a_tokenizer_with_a_number_beyond_the_vocabulary_is_refused(tmp_path):
     architecture = lmc.canonicalize(
         lmc.endpoints.gpt2(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=16)
     ).architecture
-    with pytest.raises(
-        ValueError, match=r"a vocabulary of 10 tokens, but their .* numbered up to 99"
-    ):
+    with pytest.raises(ValueError, match=r"a vocabulary of 10 tokens, but their .* numbered up to 99"):
         data_for(architecture, None, tmp_path)
 
 

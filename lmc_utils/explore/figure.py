@@ -228,7 +228,7 @@ class Figure(Shown):
 
         A hash of the state tells the script its place. Style sheet and module come with every figure, so that one in a
         notebook is alive wherever it is opened; they carry the name of their version, by which a page that holds
-        several figures can load them once (``book/once.py``).
+        several figures can load them once (:mod:`lmc_utils.explore.once`).
         """
         name = hashlib.sha256(self.state.encode()).hexdigest()[:12]
         module = script(self.kind).replace("export default", "return")

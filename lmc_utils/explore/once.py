@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sphinx.application import Sphinx
-
 # What lmc_utils.explore puts into a page beside the figure itself, by the name of its version.
 PART = re.compile(
     r'<(?P<tag>style|script) data-lmc-(?:style|script)="(?P<name>[\w-]+)">(?P<source>.*?)</(?P=tag)>',
@@ -53,21 +51,17 @@ def once(body: str, folder: str) -> tuple[str, dict[str, str]]:
     return PART.sub(load, body), files
 
 
-def load_once(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object
-) -> None:
+def load_once(app: Any, page: str, template: str, context: dict[str, Any], tree: object) -> None:
     """Write the files that a page needs, and have it load each of them once."""
     if "body" not in context:
         return
-    context["body"], files = once(
-        context["body"], context["pathto"]("_static/lmc", resource=True)
-    )
+    context["body"], files = once(context["body"], context["pathto"]("_static/lmc", resource=True))
     target = Path(app.outdir, "_static", "lmc")
     target.mkdir(parents=True, exist_ok=True)
     for name, source in files.items():
         (target / name).write_text(source, encoding="utf-8")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Any) -> dict[str, bool]:
     app.connect("html-page-context", load_once)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
