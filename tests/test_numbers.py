@@ -109,7 +109,8 @@ def test_a_planted_symmetry_is_found_in_every_dtype(name, dtype):
     a, b = full.to(dtype), full.spec.sample(1)(full).to(dtype)
     moved = lmc.weight_matching(a, b)(b)
     assert {p.dtype for p in moved.params.values()} == {dtype}
-    assert distance(a, moved) < 10 * torch.finfo(dtype).eps + 1e-9
+    near = 1 if dtype in HALF else 10  # in units of rounding
+    assert distance(a, moved) < near * torch.finfo(dtype).eps + 1e-9
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -138,7 +139,10 @@ def test_a_universe_is_in_the_dtype_of_its_networks(dtype):
     networks = [full.spec.sample(seed)(full).to(dtype) for seed in range(3)]
     universe, gs = lmc.universe_matching(networks)
     assert {p.dtype for p in universe.params.values()} == {dtype}
-    assert max(distance(universe, g(x)) for g, x in zip(gs, networks, strict=True)) < 3 * torch.finfo(dtype).eps
+    assert (
+        max(distance(universe, g(x)) for g, x in zip(gs, networks, strict=True))
+        < (1 if dtype in HALF else 3) * torch.finfo(dtype).eps
+    )
 
 
 def test_networks_of_two_dtypes_are_matched_in_the_finer_one():
