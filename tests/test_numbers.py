@@ -83,7 +83,7 @@ def test_a_cost_that_is_the_same_everywhere_still_fixes_the_all_ones_vector(n, e
     assert StreamOrthogonal.contains(found.matrix()) == (True, "")
 
 
-@pytest.mark.parametrize("factor", [0.0, 1e-300, 1e-20])
+@pytest.mark.parametrize("factor", [0.0, 1e-200, 1e-20])
 def test_a_singular_matrix_of_any_size_is_moved_to_one_with_an_inverse(factor):
     found = Invertible.project(factor * torch.ones(3, 3, dtype=torch.float64))
     assert found.inverse().matrix().isfinite().all()
@@ -97,7 +97,8 @@ def test_weight_matching_does_not_depend_on_the_scale_of_both_networks(name, dty
     g, h = lmc.weight_matching(a, b), lmc.weight_matching(scaled(a, factor), scaled(b, factor))
     near = 1e-6 if dtype == torch.float64 else 2e-3
     assert distance(g(b), h(b)) < near
-    assert [x / factor**2 for x in h.history] == pytest.approx(g.history, rel=near)
+    for end in (0, 1, -1):  # where the last sweep gains no more than rounding, it may be one more or less
+        assert h.history[end] / factor**2 == pytest.approx(g.history[end], rel=near)
     assert all(y >= x - 1e-5 * abs(x) for x, y in zip(h.history, h.history[1:], strict=False))
 
 
@@ -108,7 +109,8 @@ def test_a_planted_symmetry_is_found_in_every_dtype(name, dtype):
     a, b = full.to(dtype), full.spec.sample(1)(full).to(dtype)
     moved = lmc.weight_matching(a, b)(b)
     assert {p.dtype for p in moved.params.values()} == {dtype}
-    assert distance(a, moved) < 2 * torch.finfo(dtype).eps ** 0.99 + 1e-9
+    near = 1 if dtype in HALF else 10  # in units of rounding
+    assert distance(a, moved) < near * torch.finfo(dtype).eps + 1e-9
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -137,7 +139,10 @@ def test_a_universe_is_in_the_dtype_of_its_networks(dtype):
     networks = [full.spec.sample(seed)(full).to(dtype) for seed in range(3)]
     universe, gs = lmc.universe_matching(networks)
     assert {p.dtype for p in universe.params.values()} == {dtype}
-    assert max(distance(universe, g(x)) for g, x in zip(gs, networks, strict=True)) < 3 * torch.finfo(dtype).eps
+    assert (
+        max(distance(universe, g(x)) for g, x in zip(gs, networks, strict=True))
+        < (1 if dtype in HALF else 3) * torch.finfo(dtype).eps
+    )
 
 
 def test_networks_of_two_dtypes_are_matched_in_the_finer_one():

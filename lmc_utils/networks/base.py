@@ -227,9 +227,10 @@ def _difference(a: Network, b: Network) -> str:
     kinds = [type(network.architecture).__name__ for network in (a, b)]
     if kinds[0] != kinds[1]:
         return "one is {}, the other {}".format(*kinds)
-    for name, p in a.params.items():
-        if name in b.params and p.shape != b.params[name].shape:
-            return f"parameter {name!r} has shape {tuple(p.shape)} and {tuple(b.params[name].shape)}"
+    for name in a.params | b.params:
+        shapes = [tuple(n.params[name].shape) if name in n.params else "absent" for n in (a, b)]
+        if shapes[0] != shapes[1]:
+            return "{} has shape {} and {}".format(name, *shapes)
     if different := a.spec.difference(b.spec):
         return different
     for part in fields(a.architecture):
