@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
+from .arguments import instance
 from .networks import gpt2, vit
 from .networks.base import Network, assert_canonical, canonicalize
 from .networks.stock import Shapes, check_shapes, few, one_line, pour
@@ -201,6 +202,7 @@ def save_model(network: Network, path: str | Path, like: str | Path) -> None:
 
 def write_model(network: Network, folder: Path, like: str | Path) -> None:
     """Fill an empty folder as :func:`save_model` does."""
+    instance("network", network, Network)
     like = Path(like)
     config, tensors = network.architecture.to_folder(network.to_model().state_dict(), read_config(like))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -212,7 +214,7 @@ def write_model(network: Network, folder: Path, like: str | Path) -> None:
         if (like / name).is_file():
             shutil.copyfile(like / name, folder / name)
     if (like / TEMPLATES).is_dir():
-        shutil.copytree(like / TEMPLATES, folder / TEMPLATES)
+        shutil.copytree(like / TEMPLATES, folder / TEMPLATES, symlinks=True)
     try:
         save_torch_state_dict(tensors, folder, max_shard_size=SHARD)
     except SafetensorError as error:

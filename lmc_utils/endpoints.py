@@ -272,6 +272,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def save_checkpoint(path: Path, model: nn.Module, architecture: str, config: dict, **story: object) -> None:
     """Write a network with its story (seed, data, recipe, losses, ...) atomically as safetensors, never as pickle."""
+    instance("model", model, nn.Module)
+    choice("architecture", architecture, tuple(BUILDERS))
+    instance("config", config, dict)
     versions = {name: version(name) for name in ("torch", "numpy", "safetensors", "lmc-utils")}
     versions["python"] = platform.python_version()
     metadata = {"architecture": architecture, "config": config, **story, "versions": versions}

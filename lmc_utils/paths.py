@@ -428,6 +428,8 @@ class Curve:
 
         if axes is None:
             _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        if len(axes) != 2 or not all(hasattr(ax, "plot") for ax in axes):
+            raise TypeError(f"axes must be two axes of matplotlib, for loss and accuracy, not {brief(axes)}")
         look = style(label)
         drawn = (self.loss, self.baseline, "loss (nats)"), (self.accuracy, self.accuracy, "accuracy")
         for ax, (values, line, name) in zip(axes, drawn, strict=True):

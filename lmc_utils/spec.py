@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import choice, count
+from .arguments import choice, count, instance
 from .symmetry import LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry, check_composable
 
 Params = dict[str, Tensor]
@@ -172,6 +172,7 @@ class Spec:
 
     def resize(self, sizes: Mapping[str, int]) -> Spec:
         """The same table for a network with other sizes of some sites."""
+        instance("sizes", sizes, Mapping)
         return replace(self, sites={n: s._replace(size=sizes.get(n, s.size)) for n, s in self.sites.items()})
 
     def difference(self, other: Spec) -> str:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .arguments import check_targets, count, number
+from .arguments import check_targets, count, instance, number
 from .data import Batches
 from .paths import Batch, evaluate, logits_of
 from .progress import progress
-from .storage import fingerprint, named, read_checkpoint, save_atomically
+from .storage import check_writable, fingerprint, named, read_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -243,6 +243,10 @@ def fit(
     steps, lr, seed, every, patience = (asked[name] for name in ("steps", "lr", "seed", "every", "patience"))
     check_function("augment", augment)
     check_batches("batches", batches)
+    if checkpoint is not None:
+        instance("checkpoint", checkpoint, (str, Path))
+        checkpoint = Path(checkpoint)
+        check_writable(checkpoint)
     with _dice:  # the first one sets up what all share
         accelerator = Accelerator()
     module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too

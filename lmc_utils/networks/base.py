@@ -8,16 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..spec import Params, Spec
-
-if TYPE_CHECKING:
-    from ..spec import Alignment
+from ..arguments import instance, number, reading
+from ..spec import Alignment, Params, Spec
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
@@ -178,6 +176,7 @@ class Network:
     params: Params = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        instance("architecture", self.architecture, Architecture)
         self.spec.check(self.params)
 
     @property
@@ -190,15 +189,18 @@ class Network:
         return next(iter(self.params.values()))
 
     def _cast(self, inputs: Tensor) -> Tensor:
+        instance("inputs", inputs, Tensor)
         like = self.reference
         return inputs.to(like.device, like.dtype) if inputs.is_floating_point() else inputs.to(like.device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self.architecture.forward(self.params, self._cast(inputs))
+        with reading(inputs):
+            return self.architecture.forward(self.params, self._cast(inputs))
 
     def activations(self, inputs: Tensor) -> dict[str, Tensor]:
         """For each site what its writers write, shape (samples, size)."""
-        return self.architecture.activations(self.params, self._cast(inputs))
+        with reading(inputs):
+            return self.architecture.activations(self.params, self._cast(inputs))
 
     def to(self, *args: torch.dtype | torch.device | str) -> Network:
         """The same network in another dtype or on another device."""
@@ -391,20 +393,32 @@ def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: f
     >>> lmc.assert_canonical(lmc.canonicalize(model), model, torch.ones(2, 1, 28, 28))
     """
     __tracebackhide__ = True
+    instance("network", network, Network)
+    instance("model", model, nn.Module)
     weights = dict(model.named_parameters())
-    given = functional_call(skeleton(model), weights, (network._cast(inputs),))
+    with reading(inputs):
+        given = functional_call(skeleton(model), weights, (network._cast(inputs),))
     given = getattr(given, "logits", given)
-    error = (network(inputs) - given).abs().max().item()
+    error = _largest(network(inputs) - given)
     if atol is None:
-        atol = TOLERANCE[network.reference.dtype] * max(1.0, given.abs().max().item())
+        atol = TOLERANCE[network.reference.dtype] * max(1.0, _largest(given))
+    number("atol", atol, 0)
     if not error <= atol:  # written so that NaN fails
         raise AssertionError(f"not this model's canonical form: a logit differs by {error:.3g}, allowed is {atol:.3g}")
+
+
+def _largest(difference: Tensor) -> float:
+    if not difference.numel():
+        raise ValueError(f"inputs must hold at least one sample: the logits have the shape {tuple(difference.shape)}")
+    return difference.abs().max().item()
 
 
 @torch.no_grad()
 def invariance_error(network: Network, alignment: Alignment, inputs: Tensor) -> float:
     """The largest change of a logit on ``inputs`` when the alignment moves the network's weights."""
-    return (alignment(network)(inputs) - network(inputs)).abs().max().item()
+    instance("network", network, Network)
+    instance("alignment", alignment, Alignment)
+    return _largest(alignment(network)(inputs) - network(inputs))
 
 
 def assert_invariant(network: Network, alignment: Alignment, inputs: Tensor, atol: float | None = None) -> None:
@@ -424,7 +438,7 @@ def assert_invariant(network: Network, alignment: Alignment, inputs: Tensor, ato
         With the largest change of a logit.
     """
     __tracebackhide__ = True
-    atol = TOLERANCE[network.reference.dtype] if atol is None else atol
     error = invariance_error(network, alignment, inputs)
+    atol = TOLERANCE[network.reference.dtype] if atol is None else number("atol", atol, 0)
     if not error <= atol:  # written so that NaN fails
         raise AssertionError(f"not a symmetry of this network: a logit changes by {error:.3g}, allowed is {atol:.3g}")
