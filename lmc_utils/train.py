@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .arguments import check_targets, count, instance, number
+from .arguments import check_targets, count, instance, number, reading
 from .data import Batches
 from .paths import Batch, evaluate, logits_of
 from .progress import progress
@@ -170,12 +170,8 @@ def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | No
         check_pair(batch)
         if network:
             inputs, targets = batch
-            try:
-                with torch.no_grad():
-                    logits = logits_of(network(inputs[:1]))
-            except (RuntimeError, IndexError, AssertionError) as error:
-                shape, why = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
-                raise ValueError(f"the network cannot read {name}, inputs of shape {shape}: {why}") from error
+            with torch.no_grad(), reading(inputs):
+                logits = logits_of(network(inputs[:1]))
             check_targets(logits.expand(len(targets), *logits.shape[1:]), targets)
 
 
@@ -358,8 +354,6 @@ class _State:
         return len(values) - 1 - values.index(min(values)) if values else 0
 
     def judge(self, loss: float, result: nn.Module) -> None:
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss on the validation data became {loss} in step {self.step}: lower lr")
         if loss < min(self.validation.values(), default=math.inf):
             self.best = {name: t.detach().clone() for name, t in result.state_dict().items()}
         self.validation[self.step] = loss

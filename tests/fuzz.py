@@ -257,7 +257,7 @@ DANGEROUS = (
     {"pretrained": True}, {"pretrained_cfg": {"url": "http://127.0.0.1:9/x.pth"}},
     {"pretrained": True, "pretrained_cfg": {"url": "http://127.0.0.1:9/x.pth", "custom_load": True}},
     {"pretrained": True, "pretrained_cfg": {"file": "/etc/hostname"}}, {"pretrained_cfg_overlay": {"url": "x"}},
-    {"checkpoint_path": "/etc/hostname"}, {"cache_dir": "/tmp/lmc-fuzz-bait"}, {"features_only": True},
+    {"checkpoint_path": "/etc/hostname"}, {"cache_dir": "/dev/shm/lmc-fuzz-bait"}, {"features_only": True},
     {"scriptable": True}, {"exportable": True}, {"no_jit": True}, {"weight_init": "jax"}, {"fused_attn": True},
     {"auto_map": {"AutoModelForCausalLM": "bait.Bait"}}, {"trust_remote_code": True},
     {"attn_implementation": "kernels-community/flash-attn"}, {"_attn_implementation": "kernels-community/x"},
@@ -809,7 +809,7 @@ class Folders(Group):
                 files["readme"], how = b"x", "deleted"
             case 3:
                 extra = {
-                    "train.py": b"open('/tmp/lmc-fuzz-bait', 'w')", "data.py": b"import os; os.system('id')",
+                    "train.py": b"open('/dev/shm/lmc-fuzz-bait', 'w')", "data.py": b"import os; os.system('id')",
                     "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: /etc/hostname\n---\n",
                     "README.MD": b"x", "dataset_infos.json": b"[]", "dataset_info.json": b"{",
                     "metadata.csv": b"a,b\n1\n",

@@ -55,7 +55,7 @@ def test_a_page_loads_each_script_and_style_once() -> None:
     assert files == needed
     assert sorted(Path(name).suffix for name in files) == [".css", ".js"]
     assert [body.count(f'"../_static/lmc/{name}"') for name in files] == [1, 1]
-    assert body.count("data-lmc-state=") == 2
+    assert body.count('type="application/json" data-lmc-state=') == 2
     assert len(alone) < len(first) - 30_000, "the page itself holds neither"
 
 

@@ -216,7 +216,7 @@ def test_bad_input_is_named(make_mlp, make_batches, call, message):
 
 
 def test_different_architectures_have_no_line_between_them(make_mlp, make_batches):
-    with pytest.raises(ValueError, match=r"fc2.weight has shape \(3, 6\) and absent"):
+    with pytest.raises(ValueError, match=r"fc1\.weight has shape \(6, 5\) and \(3, 5\)"):
         lmc.interpolate(make_mlp(WIDTHS), make_mlp((4, 5, 3)), make_batches(WIDTHS))
 
 

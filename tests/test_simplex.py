@@ -118,7 +118,7 @@ def test_plots_have_their_units(three, batches):
 def test_mistakes_are_named(three, batches, make_mlp):
     for message, arguments in {
         "two networks or more, not 1": (three[:1], batches),
-        r"fc1\.weight has shape": ([*three, make_mlp((4, 7, 6, 3))], batches),
+        r"fc0\.weight has shape": ([*three, make_mlp((4, 7, 6, 3))], batches),
         "the data are empty|no batch": (three, []),
     }.items():
         with pytest.raises(ValueError, match=message):

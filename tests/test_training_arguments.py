@@ -51,7 +51,7 @@ RECIPE = [
     ({"lr": math.inf}, r"lr must be a finite number, above 0 and at most 1e\+06, not inf"),
     ({"lr": 1e30}, r"lr must be a finite number, above 0 and at most 1e\+06, not 1e\+30"),
     ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
-    ({"warmup": 1.0}, "warmup must be a finite number, at least 0 and below 1, not 1.0"),
+    ({"warmup": 1.0}, "warmup must be a finite number, at least 0 and below 1, not 1"),
     ({"warmup": -0.1}, "warmup must be a finite number, at least 0 and below 1, not -0.1"),
     ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
     ({"batch_size": 2.5}, "batch_size must be a whole number, not 2.5"),
@@ -75,11 +75,11 @@ RECIPE = [
         ({"epochs": -1}, "epochs must be a finite number, above 0, not -1"),
         ({"epochs": 0.01}, "epochs=0.01 is no step at all: an epoch is 5 steps"),
         ({"weight_decay": -1}, r"weight_decay must be a finite number, at least 0 and at most 1e\+06, not -1"),
-        ({"betas": (0.9, 1.0)}, "betas must be a finite number, at least 0 and below 1, not 1.0"),
+        ({"betas": (0.9, 1.0)}, "betas must be a finite number, at least 0 and below 1, not 1"),
         ({"betas": 0.9}, "betas must be two numbers, not 0.9"),
         ({"clip": 0}, "clip must be a finite number, above 0, not 0"),
         ({"clip": math.inf}, "clip must be a finite number, above 0, not inf"),
-        ({"average": 1.0}, "average must be a finite number, at least 0 and below 1, not 1.0"),
+        ({"average": 1.0}, "average must be a finite number, at least 0 and below 1, not 1"),
         ({"average": math.nan}, "average must be a finite number, at least 0 and below 1, not nan"),
     ],
 )
@@ -115,7 +115,7 @@ def test_training_takes_modules_and_batches_that_fit_them(batches, no_work):
         partial(lmc.learned_matching, wide, wide, list(batches)),
     ):
         with pytest.raises(
-            ValueError, match=r"^the network cannot read batches, inputs of shape \(4,\): mat1 and mat2"
+            ValueError, match=r"^the network cannot read these inputs, .* shape \(50, 4\) .*: mat1 and mat2"
         ):
             work()
 
@@ -132,7 +132,6 @@ def test_a_model_that_is_damaged_is_not_trained(batches, no_work):
     [
         (lambda t: t.index_fill(0, torch.tensor([7]), -100), "class numbers from 0 to 2, but there is -100"),
         (lambda t: t + 1, "class numbers from 0 to 2, but there is 3"),
-        (lambda t: t.float(), r"class numbers of dtype int64, not torch.float32: use targets.long\(\)"),
         (lambda t: t[:, None], r"the shape of the logits without its last axis, \(50,\), not \(50, 1\)"),
     ],
 )
@@ -275,7 +274,7 @@ def test_a_validation_loss_that_is_nan_is_an_error(train, batches, tmp_path):
     inputs = batches.inputs.clone()
     inputs[3] = math.inf
     path = tmp_path / "run.safetensors"
-    with pytest.raises(ValueError, match=r"^the loss on the validation data became nan in step 5"):
+    with pytest.raises(ValueError, match=r"^this network cannot be evaluated: its loss is nan"):
         train(validation=Batches(inputs, batches.targets, 10), checkpoint=path)
     assert not path.exists()
 

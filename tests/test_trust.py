@@ -177,7 +177,7 @@ CONFIGS = {
     "url": ("vit", {"model_args": {"pretrained_cfg": {"url": "http://x.org/x.pth"}}}, "has 'pretrained_cfg'"),
     "overlay": ("vit", {"model_args": {"pretrained_cfg_overlay": {"file": "/x"}}}, "has 'pretrained_cfg_overlay'"),
     "checkpoint": ("vit", {"model_args": {"checkpoint_path": "/etc/hostname"}}, "model_args has 'checkpoint_path'"),
-    "cache": ("vit", {"model_args": {"cache_dir": "/tmp/x"}}, "model_args has 'cache_dir'"),
+    "cache": ("vit", {"model_args": {"cache_dir": "/nowhere"}}, "model_args has 'cache_dir'"),
     "class": ("vit", {"model_args": {"block_fn": "Block"}}, "model_args has 'block_fn'"),
     "device": ("vit", {"model_args": {"device": "cuda"}}, "model_args has 'device'"),
     "object": ("vit", {"model_args": {"act_layer": {"a": 1}}}, "act_layer must be a plain value or a list of them"),

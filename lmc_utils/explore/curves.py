@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ class Curves(Figure):
         ``excess`` in nats, ``accuracy`` as a fraction, ``barrier``, ``barrier_at``, ``accuracy_barrier``. Where
         networks write, ``texts[method]``: one text for each lambda, without the prompt.
         """
-        state = json.loads(self.state)
+        state = self.shown
         fields = ("loss", "excess", "accuracy", "barrier", "barrier_at", "accuracy_barrier")
         splits = state["splits"]
         curves = {
@@ -55,13 +54,13 @@ class Curves(Figure):
 
     @property
     def summary(self) -> str:
-        state = json.loads(self.state)
+        state = self.shown
         what = ", ".join(method["name"] for method in state["methods"])
         title = f"{state['title']}. " if state["title"] else ""
         return f"{title}Loss and accuracy along the path from network A to network B: {what}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        state = json.loads(self.state)
+        state = self.shown
         rows = [
             [
                 f"{method['name']}, {split}" if split else method["name"],
@@ -78,7 +77,7 @@ class Curves(Figure):
         """The twin in matplotlib: every method on the first split, with base lines and barriers."""
         from matplotlib.figure import Figure as StaticFigure
 
-        state = json.loads(self.state)
+        state = self.shown
         lambdas, split = state["lambdas"], state["splits"][0]
         figure = StaticFigure(figsize=(9, 3.4), layout="constrained")
         loss_axes, accuracy_axes = figure.subplots(1, 2, width_ratios=(4, 3))

@@ -178,6 +178,7 @@ class Figure(Shown):
                 "show fewer methods or splits, or curves with fewer points"
             )
         super().__init__(state=text)
+        self.shown = json.loads(text)  # as a reader's script sees it
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -39,7 +38,7 @@ class PlaneFigure(Figure):
         ``x``, ``y`` (distances in weight space) and ``loss`` (rows follow ``y``; nats) of the grid; ``networks[name]``,
         the place (x, y) of each; ``lambdas``, and ``paths[method]`` with ``loss`` and ``barrier``.
         """
-        state = json.loads(self.state)
+        state = self.shown
         return {
             **{field: state[field] for field in ("x", "y", "loss", "lambdas")},
             "networks": dict(zip(state["names"], state["corners"], strict=True)),
@@ -48,12 +47,12 @@ class PlaneFigure(Figure):
 
     @property
     def summary(self) -> str:
-        state = json.loads(self.state)
+        state = self.shown
         title = f"{state['title']}. " if state["title"] else ""
         return f"{title}The loss on the plane through the networks {', '.join(state['names'])}, with a probe to drag"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        state = json.loads(self.state)
+        state = self.shown
         names, corners, paths = state["names"], state["corners"], state["paths"]
         losses = [paths[0]["loss"][0], *(path["loss"][-1] for path in paths)]
         heights = ["–", *(show(path["barrier"]) for path in paths)]
@@ -68,7 +67,7 @@ class PlaneFigure(Figure):
         """The twin in matplotlib: the plane with its contours, and the loss along both straight lines."""
         from matplotlib.figure import Figure as StaticFigure
 
-        state = json.loads(self.state)
+        state = self.shown
         names, corners, lambdas, levels = (state[key] for key in ("names", "corners", "lambdas", "levels"))
         figure = StaticFigure(figsize=(9, 3.6), layout="constrained")
         plane, profile = figure.subplots(1, 2, width_ratios=(4, 3))

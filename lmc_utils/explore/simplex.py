@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ class Triangle(Figure):
         ``weights`` (points, 3), and ``simplices[method][split]`` with ``loss`` and ``excess`` in nats, ``accuracy`` as
         a fraction, ``barrier``, ``barycentre``, ``accuracy_barrier``; the split is ``""`` where there is only one.
         """
-        state = json.loads(self.state)
+        state = self.shown
         fields = (*FIELDS, "barrier", "barycentre", "accuracy_barrier")
         return {
             "weights": [[x / state["n"] for x in place] for place in state["places"]],
@@ -54,14 +53,14 @@ class Triangle(Figure):
 
     @property
     def summary(self) -> str:
-        state = json.loads(self.state)
+        state = self.shown
         title = f"{state['title']}. " if state["title"] else ""
         return f"{title}Loss over the triangle between three networks: " + ", ".join(
             m["name"] for m in state["methods"]
         )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        state = json.loads(self.state)
+        state = self.shown
         rows = [
             [
                 f"{method['name']}, {split}" if split else method["name"],
@@ -79,7 +78,7 @@ class Triangle(Figure):
         from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.figure import Figure as StaticFigure
 
-        state = json.loads(self.state)
+        state = self.shown
         n, levels, around = state["n"], state["levels"][0], _around(state["places"], state["n"])
         figure = StaticFigure(figsize=(9, 5.4), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(4, 3))

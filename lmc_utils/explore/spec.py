@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -54,12 +53,12 @@ class SpecFigure(Figure):
     @property
     def data(self) -> dict[str, Any]:
         """What is shown: ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists."""
-        state = json.loads(self.state)
+        state = self.shown
         return {key: state[key] for key in ("bus", "sites", "params", "rows")}
 
     @property
     def summary(self) -> str:
-        state = json.loads(self.state)
+        state = self.shown
         title = f"{state['title']}. " if state["title"] else ""
         around = f" around the bus {state['bus']}" if state["bus"] else ""
         return f"{title}The type table as a picture{around}: sites, and the parameters that write and read them"
@@ -67,7 +66,7 @@ class SpecFigure(Figure):
     def table(self) -> tuple[list[str], list[list[str]]]:
         rows = [
             [name, " ".join(text for text, *_ in p["axes"]), p["shape"], _plain(p["moved"])]
-            for name, p in json.loads(self.state)["params"].items()
+            for name, p in self.shown["params"].items()
         ]
         return ["parameter", "type", "shape", "a symmetry makes it"], rows
 
@@ -75,7 +74,7 @@ class SpecFigure(Figure):
         """The twin in matplotlib: the first block; what writes the bus stands left of it, what reads it right."""
         from matplotlib.figure import Figure as StaticFigure
 
-        state = json.loads(self.state)
+        state = self.shown
         lines = list(_lines(state))
         figure = StaticFigure(figsize=(9, 0.24 * len(lines) + 0.3))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(len(lines) + 0.2, -1))

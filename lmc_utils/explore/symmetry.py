@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
@@ -47,7 +46,7 @@ class Walk(Figure):
     @property
     def data(self) -> dict[str, Any]:
         """What is shown: ``t``, and for each transformation ``distance`` (relative), ``change`` (of a logit) over t."""
-        state = json.loads(self.state)
+        state = self.shown
         last = len(state["change"][0]) - 1
         numbers = zip(state["ways"], state["distance"], state["change"], strict=True)
         return {
@@ -57,7 +56,7 @@ class Walk(Figure):
 
     @property
     def summary(self) -> str:
-        state = json.loads(self.state)
+        state = self.shown
         title = f"{state['title']}. " if state["title"] else ""
         return f"{title}Weights and answers on a walk at the site {state['site']}: {', '.join(state['ways'])}"
 
@@ -71,7 +70,7 @@ class Walk(Figure):
         """The twin in matplotlib: the largest change of a logit along each walk, and the answers at its end."""
         from matplotlib.figure import Figure as StaticFigure
 
-        state, data = json.loads(self.state), self.data
+        state, data = self.shown, self.data
         figure = StaticFigure(figsize=(9, 3.4), layout="constrained")
         changes, answers = figure.subplots(1, 2, width_ratios=(4, 3))
         rows = [state["answers"][0][0], *(places[-1] for places in state["answers"])]

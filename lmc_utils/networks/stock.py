@@ -109,8 +109,10 @@ def pour(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     Raises
     ------
     ValueError
-        If the model ties two tensors that differ.
+        If a tensor holds whole numbers, or the model ties two that differ.
     """
+    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+        raise ValueError(f"{few(whole)} must hold floating-point numbers, but {tensors[whole[0]].dtype} was found")
     model.load_state_dict(tensors, assign=True)
     if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
         model.tie_weights()
