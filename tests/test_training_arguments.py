@@ -115,7 +115,7 @@ def test_training_takes_modules_and_batches_that_fit_them(batches, no_work):
         partial(lmc.learned_matching, wide, wide, list(batches)),
     ):
         with pytest.raises(
-            ValueError, match=r"^the network cannot read these inputs, .* shape \(50, 4\) .*: mat1 and mat2"
+            ValueError, match=r"^the network cannot read these inputs, .* shape \(\d+, 4\) .*: mat1 and mat2"
         ):
             work()
 
