@@ -29,34 +29,12 @@ from .networks.base import Architecture, Network, check_same_architecture
 from .paths import evaluate, interpolate, merge
 from .storage import check_writable, new_folder
 from .symmetry import LEVELS
-from .train import train
+from .train import check_recipe, train
 
-
-def whole(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
-    """Return a whole number between two bounds."""
-    number(name, count(name, value, least), least, most)
-    return value
-
-
-def fractions(name: str, values: Any) -> tuple[float, float]:
-    """Return two numbers of at least 0 and below 1."""
-    if not isinstance(values, list | tuple) or len(values) != 2:
-        raise TypeError(f"{name} must be two numbers, not {values!r}")
-    return tuple(number(name, value, 0, 1 - 1e-9) for value in values)
-
-
-#: What ``--recipe`` may change, and how it is checked; all else the command decides.
-RECIPE: dict[str, Callable[[str, Any], Any]] = {
-    "epochs": partial(number, above=0, most=1e6),
-    "batch_size": whole,
-    "lr": partial(number, above=0),
-    "weight_decay": partial(number, least=0),
-    "betas": fractions,
-    "warmup": partial(number, least=0, most=1),
-    "clip": partial(number, above=0),
-    "average": partial(number, least=0, most=1 - 1e-9),
-    "patience": whole,
-}
+MOST = 2**31 - 1  # of anything that is counted on the command line
+#: What ``--recipe`` may change; all else the command decides.
+RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "betas", "warmup", "clip", "average", "patience")
+EPOCHS = partial(number, "epochs", above=0, most=1e6)
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,7 +69,7 @@ def make_parser() -> Parser:
     command.add_argument("--preset", choices=list(PRESETS), help="which recipe; default: the architecture's own")
     command.add_argument(
         "--seed",
-        type=asked(int, partial(whole, "seed", least=0, most=2**32 - 1)),
+        type=asked(int, partial(count, "seed", least=0, most=2**32 - 1)),
         default=0,
         help="of the initial weights and of the order of the data",
     )
@@ -101,10 +79,14 @@ def make_parser() -> Parser:
     command.add_argument("--measure", type=words, help="data to measure losses on; default: those of the training")
     command.add_argument("--config", type=changes, default={}, help="changes of the preset's network, as JSON")
     command.add_argument("--recipe", type=recipe, default={}, help="changes of lmc.train's arguments, as JSON")
-    for name, kind in (("epochs", float), ("batch_size", int), ("lr", float), ("weight_decay", float)):
-        check = partial(RECIPE[name], name)
-        command.add_argument(f"--{name.replace('_', '-')}", type=asked(kind, check), help="instead of the preset's")
-    units = asked(int, partial(whole, "hidden"))
+    for name, kind in (
+        ("epochs", asked(float, EPOCHS)),
+        ("batch-size", asked(int, partial(count, "batch_size", most=MOST))),
+        ("lr", asked(float, partial(number, "lr", above=0, most=1e6))),
+        ("weight-decay", asked(float, partial(number, "weight_decay", least=0, most=1e6))),
+    ):
+        command.add_argument(f"--{name}", type=kind, help="instead of the preset's")
+    units = asked(int, partial(count, "hidden", most=MOST))
     command.add_argument("--hidden", type=units, nargs="+", help="units of each hidden layer of an mlp")
     command.add_argument("--half", action="store_true", help="store float16, if the loss does not move by over 1e-3")
     command.add_argument("--out", type=folder, default=Path("checkpoints"), help="folder to write to")
@@ -123,7 +105,7 @@ def make_parser() -> Parser:
     command.add_argument("--data", type=words, help="data for the barrier; default: what ships and fits")
     command.add_argument(
         "--points",
-        type=asked(int, partial(whole, "points", least=2, most=100_000)),
+        type=asked(int, partial(count, "points", least=2, most=100_000)),
         default=25,
         help="size of the grid of lambda for the barrier",
     )
@@ -211,12 +193,13 @@ def recipe(text: str) -> dict:
     found = changes(text)
     if unknown := set(found) - set(RECIPE):
         raise argparse.ArgumentTypeError(f"it has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(RECIPE))}")
-    for name, value in found.items():
-        if value is not None or train.__kwdefaults__[name] is not None:
-            try:
-                RECIPE[name](name, value)
-            except (TypeError, ValueError) as error:
-                raise argparse.ArgumentTypeError(str(error)) from error
+    rest = {"lr": 1.0} | found
+    try:
+        EPOCHS(rest.pop("epochs", 1))
+        check_recipe(True, steps=1, **rest)
+        count("batch_size", found.get("batch_size", 1), most=MOST)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return found
 
 
@@ -256,7 +239,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
     settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
     if not isinstance(settings.get("hidden", []), list):
         raise TypeError(f"hidden must be a list of the units of each hidden layer, not {settings['hidden']!r}")
-    context = whole("n_positions", settings.get("n_positions", 128))
+    context = count("n_positions", settings.get("n_positions", 128), most=MOST)
     source = args.data or preset.data
     data = load_data(source, context=context)
     measured = load_data(args.measure, context=context) if args.measure else data

@@ -245,6 +245,20 @@ def load_table(name: str) -> pd.DataFrame:
     return pd.read_csv(verify(ASSETS / "results" / f"{name}.csv"))
 
 
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token numbers of each text.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no number for something in them.
+    """
+    try:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+    except Exception as error:  # tokenizers raises no subclass
+        raise ValueError(f"the tokenizer cannot encode the text: {error}") from error
+
+
 def vocabulary(tokenizer: Tokenizer) -> int:
     """How many numbers of tokens a network must know: one more than the largest, which may be more than the tokens."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
@@ -391,7 +405,7 @@ def _pixels(name: str, picture: object) -> np.ndarray:
 def _texts(splits: Mapping[str, datasets.Dataset], text: str, tokenizer: Tokenizer) -> Prepared:
     tensors = {}
     for split, rows in splits.items():
-        encodings = tokenizer.encode_batch_fast([row for row in rows[text] if row])
-        tokens = torch.from_numpy(np.concatenate([[], *(encoding.ids for encoding in encodings)]).astype(np.int64))
+        encodings = encode(tokenizer, [row for row in rows[text] if row])
+        tokens = torch.from_numpy(np.concatenate([[], *encodings]).astype(np.int64))
         tensors[split] = tokens[:-1], tokens[1:]
     return tensors, (), tokenizer, None

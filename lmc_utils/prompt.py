@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from .arguments import brief, count, instance, number
-from .data import vocabulary
+from .data import encode, vocabulary
 from .networks.base import Network
 from .paths import answer
 
@@ -84,11 +84,7 @@ class Prompt:
         count("length", self.length, 1, LONGEST)
         number("temperature", self.temperature, *TEMPERATURES)
         count("seed", self.seed, -(2**63), 2**64 - 1)
-        try:
-            given = self.tokenizer.encode(self.text).ids
-        except Exception as error:  # tokenizers has no class of errors of its own
-            raise ValueError(f"the tokenizer cannot read the prompt {brief(self.text)}: {error}") from error
-        if not given:
+        if not encode(self.tokenizer, [self.text])[0]:
             raise ValueError(f"the prompt {brief(self.text)} has no token: a network needs at least one to go on from")
 
     @torch.no_grad()
@@ -111,7 +107,7 @@ class Prompt:
         if not callable(network):
             raise TypeError(f"a prompt is written on by a network or a function, not by {brief(network)}")
         context = _context(network, self.tokenizer) if isinstance(network, Network) else None
-        given = self.tokenizer.encode(self.text).ids
+        given = encode(self.tokenizer, [self.text])[0]
         generator = torch.Generator().manual_seed(self.seed)
         ids, tokens, probabilities = list(given), [], []
         stream = DecodeStream(ids=given, skip_special_tokens=False)  # some characters are made of several tokens

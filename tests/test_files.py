@@ -357,7 +357,7 @@ def test_arguments_are_checked_before_any_work_and_the_error_takes_one_line(monk
 
 def test_every_argument_of_a_recipe_is_checked():
     decided = {"augment", "validation", "seed", "checkpoint"}
-    assert RECIPE.keys() == train.__kwdefaults__.keys() - decided
+    assert set(RECIPE) == train.__kwdefaults__.keys() - decided
 
 
 @pytest.mark.parametrize(("architecture", "config", "message"), [

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "Prompt: temperature inf": (
         lambda: lmc.Prompt("a", SHIPPED, temperature=INF), ValueError, "temperature .* not inf"),
     "Prompt: seed in words": (lambda: lmc.Prompt("a", SHIPPED, seed="x"), TypeError, "seed must be a whole number"),
-    "Prompt: unknown words": (lambda: lmc.Prompt("c", GAPS), ValueError, "the tokenizer cannot read the prompt 'c'"),
+    "Prompt: unknown words": (lambda: lmc.Prompt("c", GAPS), ValueError, "the tokenizer cannot encode the text: "),
     "Prompt: a number beyond the vocabulary": (
         lambda: lmc.Prompt("a", GAPS)(GPT), ValueError, "2 tokens, but .* only the numbers below 1024, not 5000"),
     "Prompt: NaN": (

@@ -189,7 +189,9 @@ CONFIGS = {
     "other module": ("vit", {"architecture": "resnet18"}, "'resnet18' is none of the Vision Transformers of timm"),
     "pooling": ("vit", {"model_args": VIT | {"global_pool": "x"}}, "builds no model: AssertionError: Only avg, avgmax"),
     "no patches": ("vit", {"model_args": VIT | {"patch_size": 0}}, "builds no model: ZeroDivisionError"),
-    "negative": ("vit", {"model_args": VIT | {"embed_dim": -2}}, "builds no model: "),
+    "negative": ("vit", {"model_args": VIT | {"embed_dim": -2}}, "embed_dim is -2, but a file of"),
+    "heads": ("vit", {"model_args": VIT | {"num_heads": -2}}, "num_heads is -2, but a file of"),
+    "epsilon": ("gpt2", {"layer_norm_epsilon": -0.99999}, "layer_norm_epsilon is -0.99999, but a file of"),
     "deep": ("vit", {"model_args": VIT | {"depth": 10**7}}, "depth is 10000000, but a file of 20 tensors"),
     "wide": ("vit", {"model_args": VIT | {"embed_dim": 10**9}}, "embed_dim is 1000000000, but a file of"),
     "infinite": ("vit", {"model_args": VIT | {"mlp_ratio": 1e300}}, r"mlp_ratio is 1e\+300, but a file of"),
@@ -637,7 +639,7 @@ def test_a_folder_of_another_kind_is_no_parent_and_nothing_is_written(tmp_path, 
         ("mlp", [4, 5, 3], r"says config \[4, 5, 3\], not the arguments of 'mlp'"),
         ("mlp", {"widths": [4, 10**12, 3]}, "widths is .4, 1000000000000, 3., but a file of 4 tensors"),
         ("mlp", {"widths": [1] * 99}, "widths is .*but a file of 4 tensors with 43 numbers"),
-        ("mlp", {"widths": [4, -5, 3]}, "its configuration builds no model: RuntimeError"),
+        ("mlp", {"widths": [4, -5, 3]}, "widths is .4, -5, 3., but a file of 4 tensors"),
         ("mlp", {"depth": 3}, "its configuration builds no model: TypeError: .*'depth'"),
         ("mlp", {"widths": [4, 6, 3]}, r"tensors are not .*\('fc0.weight' of shape \(5, 4\) instead of \(6, 4\)"),
         ("vit", {"block_fn": "x"}, "VisionTransformer has no plain argument block_fn"),
@@ -652,3 +654,17 @@ def test_a_checkpoint_names_plain_arguments_that_its_tensors_can_have(tmp_path, 
     with pytest.raises(ValueError, match=message) as caught:
         lmc.load_checkpoint(tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_whole_numbers_are_refused(tmp_path):
+    tensors = {name: tensor.long() for name, tensor in mlp((4, 5, 3)).state_dict().items()}
+    metadata = {"architecture": json.dumps("mlp"), "config": json.dumps({"widths": [4, 5, 3]})}
+    save_atomically(tensors, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"'fc0.weight'.* must hold floating-point numbers, but torch.int64"):
+        lmc.load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_model_with_other_logits_is_not_the_original():
+    network = lmc.canonicalize(mlp((4, 5, 3)))
+    with pytest.raises(AssertionError, match=r"logits of shape .*3.*, not .*4"):
+        lmc.assert_canonical(network, torch.nn.Sequential(), torch.ones(2, 4))

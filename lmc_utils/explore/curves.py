@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..paths import Curve
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .methods import by_split, check_finite, check_words, labelled
+from .methods import Comparison, check_words
 from .strip import answers, pictures, writings
 
 if TYPE_CHECKING:
@@ -144,13 +143,13 @@ def explore(
         If something is not a curve, or a name, the title or the caption no text.
     """
     check_words(title, caption)
-    rows = by_split(curves, Curve, "lmc.interpolate")
-    splits = list(next(iter(rows.values())))
-    lambdas = _check(rows)
+    compared = Comparison.of(curves, Curve, "lmc.interpolate")
+    rows, splits = compared.rows, compared.splits
+    lambdas = compared.grid("lambdas", lambda place: f"lambda = {place.item():.3g}")
     images: list[dict[str, Any] | None] = []
     chosen: list[Tensor | None] = []
     for split in splits:
-        picked = pictures({name: row[split].examples for name, row in rows.items()}, split)
+        picked = pictures({name: curve.examples for name, curve in compared.on(split).items()}, split)
         images.append(picked and picked[0])
         chosen.append(picked and picked[1])
     texts = writings(rows)
@@ -181,21 +180,6 @@ def explore(
             "texts": texts,
         }
     )
-
-
-def _check(rows: dict[str, dict[str, Curve]]) -> Tensor:
-    """The grid that all curves share; every value must be a number."""
-    grid, first = None, ""
-    for label, curve in labelled(rows):
-        if grid is None:
-            grid, first = curve.lambdas, label
-        if curve.lambdas.shape != grid.shape or not torch.allclose(curve.lambdas, grid):
-            raise ValueError(
-                f"the curves must share one grid of lambdas: {label} has {len(curve.lambdas)} points, "
-                f"{first} {len(grid)} (or they lie elsewhere); interpolate all with the same points"
-            )
-    check_finite(rows, lambda i: f"lambda = {grid[i].item():.3g}")
-    return grid
 
 
 def _plain(curve: Curve, chosen: Tensor | None) -> dict[str, Any]:

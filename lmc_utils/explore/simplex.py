@@ -12,7 +12,7 @@ from torch import Tensor
 from ..simplex import Simplex, draw_triangle, triangle
 from ..style import styles
 from .figure import Figure, digits, quiet, show
-from .methods import by_split, check_finite, check_words, labelled
+from .methods import Comparison, check_words
 from .strip import IMAGES, answers, pictures
 
 if TYPE_CHECKING:
@@ -127,11 +127,12 @@ def explore_simplex(
         If something is not a simplex, or a name, the title or the caption no text.
     """
     check_words(title, caption)
-    rows = by_split(simplices, Simplex, "lmc.interpolate_simplex")
-    weights, n = _check(rows)
-    splits = list(next(iter(rows.values())))
-    levels = [_levels([row[split].loss for row in rows.values()]) for split in splits]
-    examples = [_recognised({name: row[split].examples for name, row in rows.items()}, weights) for split in splits]
+    compared = Comparison.of(simplices, Simplex, "lmc.interpolate_simplex")
+    rows, splits = compared.rows, compared.splits
+    weights = compared.grid("weights", lambda place: f"the mixture {[round(w, 3) for w in place.tolist()]}")
+    n, measured = _parts(weights), [compared.on(split) for split in splits]
+    levels = [_levels([simplex.loss for simplex in by.values()]) for by in measured]
+    examples = [_recognised({name: simplex.examples for name, simplex in by.items()}, weights) for by in measured]
     picked = [pictures(known, split) or (None, None) for known, split in zip(examples, splits, strict=True)]
     if caption is None:
         caption = CAPTION + (", and the strip shows what the mixture answers." if picked[0][0] else ".")
@@ -161,21 +162,14 @@ def explore_simplex(
     )
 
 
-def _check(rows: Mapping[str, Mapping[str, Simplex]]) -> tuple[Tensor, int]:
-    """The mixtures that all simplices share, and into how many parts they divide an edge."""
-    weights = None
-    for label, simplex in labelled(rows):
-        if weights is None:
-            weights = simplex.weights
-        if simplex.weights.shape != weights.shape or not torch.allclose(simplex.weights, weights):
-            raise ValueError(f"the simplices must share one grid of mixtures, but that of {label} is another")
-    check_finite(rows, lambda i: f"the mixture {[round(w, 3) for w in weights[i].tolist()]}")
+def _parts(weights: Tensor) -> int:
+    """Into how many parts the grid divides an edge of a triangle whose barycentre is on it."""
     if weights.shape[1] != 3:
         raise ValueError(f"a triangle shows mixtures of three networks, but these are of {weights.shape[1]}")
     n = int((2 * len(weights)) ** 0.5) - 1
     if n % 3 or len(weights) != (n + 1) * (n + 2) // 2:
         raise ValueError("the barycentre must be on the grid: interpolate_simplex(..., points=7), or 10, or 13")
-    return weights, n
+    return n
 
 
 def _levels(losses: list[Tensor]) -> list[float]:

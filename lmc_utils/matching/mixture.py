@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..arguments import check_targets, choice
+from ..arguments import brief, check_targets, choice, instance
 from ..data import Batches
 from ..networks.base import Network, check_same_architecture
 from ..paths import Batch, Merge, average, evaluate, merge
@@ -127,10 +127,14 @@ def learn(
 
     spec = networks[0].spec.restrict(allow)
     choice("target", target, ("labels", "ensemble"))
+    instance("soft", soft, bool)
+    instance("dual", dual, bool)
     if soft and dual:
         raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
     if isinstance(sites, str):
         raise TypeError(f"sites must be a collection of names, not a string: write [{sites!r}]")
+    if sites is not None and not (isinstance(sites, Collection) and all(isinstance(name, str) for name in sites)):
+        raise TypeError(f"sites must be a collection of names, not {brief(sites)}")
     if unknown := set(sites or ()) - set(spec.sites):
         raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
     if sites is not None and not len(sites):

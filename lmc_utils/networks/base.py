@@ -398,8 +398,10 @@ def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: f
     weights = dict(model.named_parameters())
     with reading(inputs):
         given = functional_call(skeleton(model), weights, (network._cast(inputs),))
-    given = getattr(given, "logits", given)
-    error = _largest(network(inputs) - given)
+    given, own = getattr(given, "logits", given), network(inputs)
+    if given.shape != own.shape:
+        raise AssertionError(f"not this model's canonical form: logits of shape {own.shape}, not {given.shape}")
+    error = _largest(own - given)
     if atol is None:
         atol = TOLERANCE[network.reference.dtype] * max(1.0, _largest(given))
     number("atol", atol, 0)

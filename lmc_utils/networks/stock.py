@@ -55,7 +55,7 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
     Raises
     ------
     ValueError
-        If a value is not plain or is too large, or if the constructor refuses it.
+        If a value is not plain, is negative or too large, or if the constructor refuses it.
 
     Examples
     --------
@@ -67,12 +67,13 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, PLAIN) for v in values):
             raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
-        most = len(shapes) if name in LAYERS else TOKENS if name.endswith("token_id") else entries
+        token = name.endswith("token_id")  # of which -1 stands for none
+        least, most = (-TOKENS, TOKENS) if token else (0, len(shapes) if name in LAYERS else entries)
         numbers = [v for v in values if isinstance(v, int | float)]
-        if len(values) > len(shapes) + 1 or not all(abs(v) <= most for v in numbers):  # NaN is refused, too
+        if len(values) > len(shapes) + 1 or not all(least <= v <= most for v in numbers):  # NaN is refused, too
             raise ValueError(
                 f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers "
-                f"allows {most} at most"
+                f"allows {least} to {most}"
             )
     try:
         with torch.device("meta"):
