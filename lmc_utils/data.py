@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from PIL import Image
 from pyarrow import parquet
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -377,7 +378,10 @@ def _prepare(name: str, splits: Mapping[str, datasets.Dataset], tokenizer: Token
 def _images(name: str, splits: Mapping[str, datasets.Dataset], image: str, label: str) -> Prepared:
     tensors = {}
     for split, rows in splits.items():
-        pixels = [_pixels(name, picture) for picture in rows[image]]
+        try:
+            pixels = [_pixels(name, picture) for picture in rows[image]]
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what PIL says of one that is damaged
+            raise ValueError(f"an image in split {split!r} of {name!r} cannot be read: {error}") from error
         if len(shapes := {array.shape for array in pixels}) > 1:
             raise ValueError(f"the images of {name!r} differ in shape, e.g. {sorted(shapes)[:3]}: make them all alike")
         targets = np.asarray(rows[label][:], dtype=float)  # a missing label becomes NaN

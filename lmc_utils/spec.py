@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .arguments import choice, count, instance
-from .symmetry import LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry, check_composable
+from .symmetry import LARGEST, LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry, check_composable
 
 Params = dict[str, Tensor]
 
@@ -247,6 +247,8 @@ class Spec:
         Maps of sites that keep their size are identities of the class that ``allow`` (see :meth:`sample`) admits.
         """
         target, maps = self.resize(sizes), {}
+        for name, size in sizes.items():
+            count(f"the size of site {name!r}", size, 0, LARGEST)
         for name, (symmetry, size, *_) in self.sites.items():
             wider, batch = target.sizes[name], target.batch(name)
             symmetry = symmetry if wider > size else symmetry.restrict(allow)

@@ -244,6 +244,15 @@ def test_a_constant_channel_gives_no_nan(tmp_path, hub):
     assert load_data(str(folder)).train.inputs.isfinite().all()
 
 
+def test_a_damaged_image_is_named_with_its_split(tmp_path, hub):
+    folder = write_images(tmp_path / "pets", {"train": 4, "test": 2})
+    path = sorted((folder / "train").rglob("*.png"))[1]
+    content = path.read_bytes()
+    path.write_bytes(content[:50] + b"?" + content[50:])  # a chunk begins a byte late
+    with pytest.raises(ValueError, match=r"an image in split 'train' of .* cannot be read: "):
+        load_data(str(folder))
+
+
 def test_images_that_cannot_be_stacked_are_refused(tmp_path, hub):
     with pytest.raises(ValueError, match="differ in shape"):
         load_data(str(write_images(tmp_path / "sizes", {"train": 4, "test": 2}, sizes=(6, 8))))

@@ -386,3 +386,8 @@ def test_architectures_of_one_shape_differ_in_an_entry_that_is_named():
         ]
     message = one_line(partial(lmc.merge, *map(lmc.canonicalize, models)))
     assert message.endswith("layers[1] is '1: GELU(approximate='none')' and '1: SiLU()'") or "layers[1] is" in message
+
+
+def test_a_site_is_not_widened_beyond_all_memory(make_mlp):
+    with pytest.raises(ValueError, match=r"the size of site 'ff.0' must be at most"):
+        make_mlp().spec.widen({"ff.0": 2**40})

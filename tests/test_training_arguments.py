@@ -185,6 +185,7 @@ LEARNING = [
         ({"target": 3}, "target must be one of 'labels', 'ensemble', not 3"),
         ({"sites": "ff.0"}, r"sites must be a collection of names, not a string: write \['ff.0'\]"),
         ({"sites": []}, "sites is empty: there is nothing to learn"),
+        ({"sites": torch.empty(0, 4)}, r"sites must be a collection of names, not a tensor of shape \(0, 4\)"),
         ({"sites": torch.ones(2)}, r"sites must be a collection of names, not a tensor of shape \(2,\)"),
         ({"soft": torch.ones(2)}, "soft must be a bool, not a Tensor"),
         ({"dual": 1}, "dual must be a bool, not a int"),

@@ -133,7 +133,8 @@ def learn(
         raise ValueError("dual=True needs maps with an inverse, which soft=True has not: choose one")
     if isinstance(sites, str):
         raise TypeError(f"sites must be a collection of names, not a string: write [{sites!r}]")
-    if sites is not None and not (isinstance(sites, Collection) and all(isinstance(name, str) for name in sites)):
+    names = isinstance(sites, Collection) and not isinstance(sites, Tensor) and all(isinstance(s, str) for s in sites)
+    if sites is not None and not names:
         raise TypeError(f"sites must be a collection of names, not {brief(sites)}")
     if unknown := set(sites or ()) - set(spec.sites):
         raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")

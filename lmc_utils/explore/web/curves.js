@@ -315,6 +315,7 @@ function render({ model, el }) {
   }
 
   function mark() {
+    if (!domains) return; // a reader may be faster than the first drawing
     const lambda = lambdas[at],
       where = `λ = ${place(lambda)}`,
       method = methods[chosen],

@@ -234,6 +234,7 @@ function render({ model, el }) {
     mark();
   }
   function mark() {
+    if (!xy) return; // a reader may be faster than the first drawing
     const { loss, excess, accuracy, answers, sure } = now(),
       t = walk.indexOf(at),
       x = Number(profile.getAttribute("width")) - 18,
