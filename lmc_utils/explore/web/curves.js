@@ -469,6 +469,7 @@ function render({ model, el }) {
 
   function update(animate) {
     if (!plots.clientWidth) return;
+    if (!domains) size();
     [...buttons.children].forEach((button, i) => button.setAttribute("aria-pressed", String(on[i])));
     rows.forEach((row, i) => {
       row.classList.toggle("lmc-off", !on[i]);
