@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from glob import glob
 from pathlib import Path
 
 import accelerate  # noqa: F401 (the forks need it)
@@ -58,7 +59,9 @@ def kill(command: list[str], out: Path, number: signal.Signals, seconds: float) 
     pid, deadline = start(command), time.monotonic() + random.uniform(0, seconds)
     if random.random() < 0.5:
         deadline = time.monotonic() + 5 * seconds
-        while time.monotonic() < deadline and not any(out.parent.glob(".*")) and not any(out.glob(".*")):
+        while (
+            time.monotonic() < deadline and not glob(f"{out.parent}/.*") and not glob(f"{out}/.*")
+        ):  # either may vanish
             time.sleep(0.0005)
         deadline = time.monotonic() + random.choice([0, random.uniform(0, 0.05), random.uniform(0, seconds)])
     time.sleep(max(0, deadline - time.monotonic()))
