@@ -32,7 +32,7 @@ VIT = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 
 
 
 def start(command: list[str]) -> int:
-    """Run a command line in a fork; the number of its process."""
+    """Run a command line in a fork and return its process number."""
     if pid := os.fork():
         return pid
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it
