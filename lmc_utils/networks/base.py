@@ -85,22 +85,10 @@ class Architecture(ABC):
         """A few inputs to compare functions on, the same at every call; None if the architecture has none."""
         return None
 
-    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
-        """The ``config.json`` and the tensors of a saved model, given those of :meth:`to_model`.
-
-        Parameters
-        ----------
-        tensors
-            By the stock module's names.
-        parent
-            The ``config.json`` of the model that this one came from.
-
-        Raises
-        ------
-        TypeError
-            If models of this architecture have no folders.
-        """
-        raise TypeError(f"no folder is written for a {type(self).__name__}: use save_checkpoint")
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the canonical form decides in a saved configuration, where the stock module does not carry one."""
+        return {}
 
     def resize(self, sizes: Mapping[str, int]) -> Self:
         """The same architecture with other sizes of its sites.
@@ -314,6 +302,51 @@ def register(*classes: str) -> Callable:
     def decorate(handler: Callable[[nn.Module], Network]) -> Callable[[nn.Module], Network]:
         _HANDLERS.update(dict.fromkeys(classes, handler))
         return handler
+
+    return decorate
+
+
+def registered(library: str) -> list[str]:
+    """The qualified names of the known classes of one library."""
+    return [name for name in _HANDLERS if name.startswith(f"{library}.")]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes fresh models of one architecture: ``builder(**config)``."""
+
+    build: Callable[..., nn.Module]
+    text: Callable[[dict, int], dict] | None
+    images: Callable[[dict, tuple[int, int, int], int], dict] | None
+
+    def __call__(self, **config: Any) -> nn.Module:
+        return self.build(**config)
+
+
+#: By the names that checkpoints and the command line use.
+BUILDERS: dict[str, Builder] = {}
+
+
+def builds(
+    name: str,
+    *,
+    text: Callable[[dict, int], dict] | None = None,
+    images: Callable[[dict, tuple[int, int, int], int], dict] | None = None,
+) -> Callable:
+    """Decorate the function that builds fresh models of an architecture from plain arguments.
+
+    Parameters
+    ----------
+    name
+        What checkpoints call it.
+    text, images
+        One of them: complete a configuration for data, given the size of the vocabulary, or the shape (channels,
+        height, width) of an image and the number of classes.
+    """
+
+    def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        BUILDERS[name] = Builder(build, text, images)
+        return build
 
     return decorate
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LAYERS = ("depth", "n_layer")  # what configurations call the number of layers
+LAYERS = re.compile(r"layer|depth|block")  # what configurations call the number of layers, among others
+FEW_LAYERS = 100  # so many are built in no time, whatever the file holds
+SMALL = 2**20  # and so large may numbers be that no tensor shows, such as the longest context
 TOKENS = 2**31 - 1  # the largest number of a token, in a vocabulary of any size: it takes up no room
 PLAIN = (bool, int, float, str, type(None))
 
@@ -64,16 +68,11 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
     """
     entries = sum(map(math.prod, shapes.values()))
     for name, value in arguments.items():
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(v, PLAIN) for v in values):
-            raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
-        token = name.endswith("token_id")  # of which -1 stands for none
-        least, most = (-TOKENS, TOKENS) if token else (0, len(shapes) if name in LAYERS else entries)
-        numbers = [v for v in values if isinstance(v, int | float)]
-        if len(values) > len(shapes) + 1 or not all(least <= v <= most for v in numbers):  # NaN is refused, too
-            raise ValueError(
-                f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers "
-                f"allows {least} to {most}"
+        if name.endswith("token_id"):  # of which -1 stands for none
+            bounded(name, value, -TOKENS, TOKENS, shapes)
+        else:
+            bounded(
+                name, value, 0, max(len(shapes), FEW_LAYERS) if LAYERS.search(name) else max(entries, SMALL), shapes
             )
     try:
         with torch.device("meta"):
@@ -82,6 +81,27 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
         raise ValueError(
             f"its configuration builds no model: {type(error).__name__}: {one_line(error, 240)}"
         ) from error
+
+
+def bounded(name: str, value: Any, least: float, most: float, shapes: Shapes) -> None:
+    """Raise a ValueError if a value from a file is not plain, or a number in it is not between two others."""
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, PLAIN) for v in values):
+        raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
+    numbers = [v for v in values if isinstance(v, int | float)]
+    if len(values) > len(shapes) + 1 or not all(least <= v <= most for v in numbers):  # NaN is refused, too
+        entries = sum(map(math.prod, shapes.values()))
+        raise ValueError(
+            f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers allows "
+            f"{least} to {most}"
+        )
+
+
+def keywords(kind: type[nn.Module]) -> set[str]:
+    """The arguments of a class of timm that can have plain values, but for those of where it is built."""
+    parameters = inspect.signature(kind).parameters
+    parts = {name for name, p in parameters.items() if isinstance(p.default, type) and p.default is not p.empty}
+    return set(parameters) - parts - {"device", "dtype"}
 
 
 def check_shapes(model: nn.Module, shapes: Shapes) -> None:
@@ -107,17 +127,48 @@ def check_shapes(model: nn.Module, shapes: Shapes) -> None:
 def pour(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Give a module without storage its weights. The names must be those of :func:`check_shapes`.
 
+    Tables that no file holds, such as rotary angles, are made as the module's library makes them.
+
     Raises
     ------
     ValueError
-        If a tensor holds whole numbers, or the model ties two that differ.
+        If a tensor holds whole numbers where the module has others, the model ties two that differ, or it has tables
+        that its library cannot make or that are larger than all its weights.
     """
-    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-        raise ValueError(f"{few(whole)} must hold floating-point numbers, but {tensors[whole[0]].dtype} was found")
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            kind = "floating-point" if own[name].is_floating_point() else "whole"
+            raise ValueError(f"{name!r} must hold {kind} numbers, but {tensor.dtype} was found")
     model.load_state_dict(tensors, assign=True)
     if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
         model.tie_weights()
         for name, tensor in model.state_dict().items():
             if tensor.data_ptr() != tensors[name].data_ptr() and not torch.equal(tensor, tensors[name]):
                 raise ValueError(f"{name!r} is tied to another tensor by the configuration, but differs from it")
+    _make_tables(model)
     return model.eval()
+
+
+def _make_tables(model: nn.Module) -> None:
+    """Fill what still has no storage: buffers that are never saved."""
+    tables = {name: table for name, table in model.named_buffers() if table.is_meta}
+    room = max(SMALL, sum(p.numel() for p in model.parameters()))
+    if sum(table.numel() for table in tables.values()) > room:
+        raise ValueError(f"the tables {few(tables)} would hold more than {room} numbers")
+    owners = {name.rpartition(".")[0] for name in tables}
+    for name, table in tables.items():
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._buffers[leaf] = torch.empty_like(table, device="cpu")
+    if hasattr(model, "initialize_weights"):  # of transformers, which leaves alone what bears a mark
+        for tensor in model.state_dict(keep_vars=True).values():
+            tensor._is_hf_initialized = True
+        for name, part in model.named_modules():
+            part._is_hf_initialized = name not in owners
+        model.initialize_weights() if owners else None
+        return
+    for name in owners:
+        part = model.get_submodule(name)
+        if not hasattr(part, "init_non_persistent_buffers"):  # of timm
+            raise ValueError(f"the tables of {name!r} cannot be made: {type(part).__name__} does not say how")
+        part.init_non_persistent_buffers()
