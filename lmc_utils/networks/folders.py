@@ -279,23 +279,21 @@ def _timm(config: Mapping[str, Any], shapes: Shapes) -> Blueprint:
     name, given = config["architecture"], config.get("model_args", {})
     known = isinstance(name, str) and ":" not in name and timm.is_model(name)  # a colon names a place to load from
     module = timm.model_entrypoint(name).__module__ if known else ""
-    classes = [
-        kind
-        for kind in vars(sys.modules[module]).values()
-        if isinstance(kind, type) and f"{kind.__module__}.{kind.__qualname__}" in registered("timm")
-    ] if module.startswith("timm.") else []  # fmt: skip
+    here = registered("timm")
+    found = vars(sys.modules[module]).values() if module.startswith("timm.") else ()
+    classes = [c for c in found if isinstance(c, type) and f"{c.__module__}.{c.__qualname__}" in here]
     if not classes:
+        names = ", ".join(sorted(full.rpartition(".")[2] for full in here))
         raise ValueError(
-            f"architecture {one_line(repr(name), 80)} is none of the models of timm {timm.__version__} that are known "
-            f"here: {', '.join(sorted(full.rpartition('.')[2] for full in registered('timm')))}"
+            f"architecture {one_line(repr(name), 80)} is none of timm {timm.__version__} that builds a class known "
+            f"here; known are {one_line(names, 160)}"
         )
     if not isinstance(given, dict):
         raise ValueError(f"model_args must be an object, not {one_line(repr(given), 80)}")
     allowed = set().union(*map(keywords, classes))
     if unknown := sorted(set(given) - allowed):
-        raise ValueError(
-            f"model_args has {few(unknown)}: no plain argument of {' or '.join(kind.__name__ for kind in classes)}"
-        )
+        named = one_line(", ".join(map(repr, unknown)), 120)
+        raise ValueError(f"model_args has {named}: no plain argument of {' or '.join(k.__name__ for k in classes)}")
     beside = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
     model = hollow(partial(timm.create_model, name, pretrained=False), beside | given, shapes)
     if type(model) not in classes:

@@ -136,10 +136,9 @@ def pour(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         that its library cannot make or that are larger than all its weights.
     """
     own = model.state_dict()
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() != own[name].is_floating_point():
-            kind = "floating-point" if own[name].is_floating_point() else "whole"
-            raise ValueError(f"{name!r} must hold {kind} numbers, but {tensor.dtype} was found")
+    if wrong := [n for n, t in tensors.items() if t.is_floating_point() != own[n].is_floating_point()]:
+        kind = "floating-point" if own[wrong[0]].is_floating_point() else "whole"
+        raise ValueError(f"{few(wrong)} must hold {kind} numbers, but {tensors[wrong[0]].dtype} was found")
     model.load_state_dict(tensors, assign=True)
     if hasattr(model, "tie_weights"):  # of transformers: two names of one tensor came back as two
         model.tie_weights()
