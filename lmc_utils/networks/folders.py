@@ -106,7 +106,7 @@ def to_folder(model: nn.Module, parent: Mapping[str, Any], settings: Mapping[str
     Parameters
     ----------
     model
-        It may be changed: a head that is still equal to what it was tied to is tied again.
+        Its ``config`` may be changed: it says that a head is tied exactly if it equals the embedding.
     parent
         The ``config.json`` of the model that this one came from. It stays, but for what the canonical form decides.
     settings
@@ -257,11 +257,9 @@ def _to_transformers(model: nn.Module, parent: Mapping[str, Any]) -> tuple[dict[
     if (parent.get("architectures"), parent.get("model_type")) != ([kind.__name__], given.model_type):
         raise ValueError(f"it holds a {one_line(parent.get('architectures') or parent.get('architecture'), 80)}")
     tensors, tied = model.state_dict(), getattr(kind, "_tied_weights_keys", None) or {}
-    if not given.tie_word_embeddings and tied and all(torch.equal(tensors[a], tensors[b]) for a, b in tied.items()):
-        given.tie_word_embeddings = True
-        model.tie_weights()
-    if getattr(given, "tie_word_embeddings", False):
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
+    if tied:
+        given.tie_word_embeddings = all(torch.equal(tensors[one], tensors[other]) for one, other in tied.items())
+        tensors = {n: t for n, t in tensors.items() if not (given.tie_word_embeddings and n in tied)}
     decides = {name for name in _own(kind.config_class) if not TRAINING.search(name)}
     decided = {name: value for name, value in given.to_dict().items() if name in decides}
     named = {"architectures": [kind.__name__], "model_type": given.model_type}
