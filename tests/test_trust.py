@@ -465,6 +465,65 @@ def test_a_model_that_may_compute_something_else_than_its_class_is_refused(make,
         lmc.canonicalize(make())
 
 
+class PeftModel(nn.Module):
+    """Stands for the class of the library of that name."""
+
+    __module__ = "peft.peft_model"
+
+
+class LoraLayer(nn.Linear):
+    __module__ = "peft.tuners.lora.layer"
+
+
+class Split(torch.Tensor):
+    """Stands for tensors that are spread over machines, or packed."""
+
+
+def quantised(model: nn.Module) -> nn.Module:
+    packed = nn.Parameter(torch.zeros(3, 4, dtype=torch.uint8), requires_grad=False)
+    return with_part(model, "fc1", type("Linear4bit", (nn.Linear,), {})(5, 3)), setattr(model.fc1, "weight", packed)
+
+
+WRAPPED = {
+    "data parallel": (lambda: nn.DataParallel(mlp((4, 5, 3))), r"wrapped \(DataParallel\): pass model.module"),
+    "averaged": (
+        lambda: torch.optim.swa_utils.AveragedModel(mlp((4, 5, 3))),
+        r"wrapped \(AveragedModel\): pass model.module",
+    ),
+    "compiled": (lambda: torch.compile(mlp((4, 5, 3))), r"wrapped \(OptimizedModule\): pass model._orig_mod"),
+    "scripted": (lambda: torch.jit.script(mlp((4, 5, 3))), r"wrapped \(ScriptModule\): pass the model that was script"),
+    "traced": (
+        lambda: torch.fx.symbolic_trace(mlp((4, 5, 3))),
+        r"wrapped \(GraphModule\): pass the model that was traced",
+    ),
+    "adapted": (PeftModel, r"wrapped \(PeftModel\): pass model.merge_and_unload\(\)"),
+    "adapters inside": (
+        lambda: with_part(mlp((4, 5, 3)), "fc1", LoraLayer(5, 3)),
+        r"wrapped \(LoraLayer at 'fc1'\): pass the model with its adapt",
+    ),
+    "no numbers": (lambda: mlp((4, 5, 3)).to("meta"), r"'fc0.weight' has a shape, but no numbers \(device meta\)"),
+    "quantised": (lambda: quantised(mlp((4, 5, 3)))[0], "'fc1.weight' is a torch.uint8: pass the model as it was bef"),
+    "eight bits": (lambda: mlp((4, 5, 3)).to(torch.float8_e4m3fn), "'fc0.weight' is a torch.float8_e4m3fn: pass the"),
+    "no model": (lambda: "gpt2", "model must be a Module, not a str"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_wrapped_model_is_refused_in_one_line_with_what_to_pass_instead(case):
+    make, message = WRAPPED[case]
+    with pytest.raises(TypeError, match=message) as caught:
+        lmc.canonicalize(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_are_no_plain_ones_are_refused():
+    model = mlp((4, 5, 3))
+    model.fc1.weight = nn.Parameter(model.fc1.weight.detach().as_subclass(Split))
+    with pytest.raises(TypeError, match=r"parameter 'fc1.weight' is a Split: pass the model as it was before"):
+        lmc.canonicalize(model)
+
+
 def test_a_model_that_was_asked_for_its_hidden_states_is_still_itself():
     model = noisy(small_gpt2(), 0)
     model(torch.zeros(1, 3, dtype=torch.long), output_hidden_states=True)

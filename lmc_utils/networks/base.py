@@ -354,6 +354,42 @@ def builds(
 WATCHERS = "transformers.utils.output_capturing"  # hooks that only look; a model keeps them when it was asked once
 
 
+#: What wraps a model, by qualified name, and what to pass instead.
+WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "model.module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "model.module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "a plain model with all weights",
+    "torch.optim.swa_utils.AveragedModel": "model.module",
+    "torch._dynamo.eval_frame.OptimizedModule": "model._orig_mod",
+    "torch.jit._script.ScriptModule": "the model that was scripted or traced",
+    "torch.fx.graph_module.GraphModule": "the model that was traced",
+    "peft.peft_model.PeftModel": "model.merge_and_unload()",
+    "peft.mixed_model.PeftMixedModel": "model.merge_and_unload()",
+}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Raise a TypeError with what to pass instead if a model is wrapped, adapted, quantised or without numbers."""
+    for name, part in model.named_modules():
+        for kind in (f"{cls.__module__}.{cls.__qualname__}" for cls in type(part).__mro__):
+            inside = WRAPPERS.get(kind)
+            if inside is None and kind.startswith("peft."):  # adapters inside of a stock model
+                inside = "the model with its adapters merged (merge_and_unload)"
+            if inside is not None:
+                where = f"{kind.rpartition('.')[2]} at {name!r}" if name else kind.rpartition(".")[2]
+                raise TypeError(f"the model is wrapped ({where}): pass {inside}")
+    trained = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if getattr(tensor, "is_meta", False):
+            raise TypeError(f"parameter {name!r} has a shape, but no numbers (device meta): load its weights first")
+        plain = type(tensor) in (Tensor, nn.Parameter)
+        if not plain or (name in trained and tensor.dtype not in TOLERANCE):
+            found = tensor.dtype if plain else type(tensor).__name__
+            raise TypeError(
+                f"parameter {name!r} is a {found}: pass the model as it was before it was quantised or split"
+            )
+
+
 def canonicalize(model: nn.Module) -> Network:
     """Rewrite a model, exactly, so that all its symmetries are plain. The model is read, never changed.
 
@@ -370,11 +406,14 @@ def canonicalize(model: nn.Module) -> Network:
     Raises
     ------
     TypeError
-        If no file in ``lmc_utils/networks`` knows the model's own class; a subclass may compute something else.
+        If no file in ``lmc_utils/networks`` knows the model's own class (a subclass may compute something else), or it
+        is wrapped, quantised or without numbers: the message says what to pass instead.
     ValueError
         If the model has a part that its file does not know, a hook or a ``forward`` of its own, or weights that are
         not finite.
     """
+    instance("model", model, nn.Module)
+    _refuse_wrapped(model)
     kind = type(model)
     names = [f"{cls.__module__}.{cls.__qualname__}" for cls in kind.__mro__]
     if names[0] not in _HANDLERS:

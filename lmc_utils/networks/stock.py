@@ -145,11 +145,11 @@ def pour(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         for name, tensor in model.state_dict().items():
             if tensor.data_ptr() != tensors[name].data_ptr() and not torch.equal(tensor, tensors[name]):
                 raise ValueError(f"{name!r} is tied to another tensor by the configuration, but differs from it")
-    _make_tables(model)
+    make_tables(model)
     return model.eval()
 
 
-def _make_tables(model: nn.Module) -> None:
+def make_tables(model: nn.Module) -> None:
     """Fill what still has no storage: buffers that are never saved."""
     tables = {name: table for name, table in model.named_buffers() if table.is_meta}
     room = max(SMALL, sum(p.numel() for p in model.parameters()))
