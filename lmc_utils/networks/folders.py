@@ -20,16 +20,12 @@ from torch import Tensor, nn
 
 from ..spec import Params
 from .base import registered
-from .stock import TOKENS, Shapes, bounded, check_shapes, few, hollow, keywords, one_line
+from .stock import Shapes, check_shapes, hollow, keywords, one_line
 
 LONGEST = 300  # characters of a tensor's name: libraries search names with patterns
 
-#: Rotary embeddings: what a dictionary of them may hold. Files older than transformers 5 have some of it beside.
-ROTARY = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
-          "attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "low_freq_factor",
-          "high_freq_factor", "mscale", "mscale_all_dim", "truncate")  # fmt: skip
-BESIDE = {"rope_theta": "rope_theta", "rotary_emb_base": "rope_theta", "partial_rotary_factor": "partial_rotary_factor",
-          "rotary_pct": "partial_rotary_factor"}  # fmt: skip
+#: What configurations older than transformers 5 call the parts of ``rope_parameters``: no arguments of a class.
+ROTARY = ("rope_scaling", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base")
 #: Causal masks and tables that old files hold, and a module makes by itself.
 MADE = re.compile(r"(.*\.)?((cross)?(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq|position_ids)")
 #: Settings that the canonical form does not decide: they change training or generation, and the parent's stay.
@@ -148,17 +144,10 @@ def _transformers(config: Mapping[str, Any], shapes: Shapes) -> Blueprint:
                 f"as {kind.config_class.__name__} does"
             )
     own = _own(kind.config_class)
+    own |= set(ROTARY) if "rope_parameters" in own else set()
     given = {name: value for name, value in config.items() if name in own}
-    checked = {name: _labels(name, config[name]) for name in ("id2label", "label2id") if name in config}
-    if "rope_parameters" in own:
-        for name in ("rope_parameters", "rope_scaling"):
-            given.pop(name, None)
-            checked |= {name: _rotary(name, config[name], shapes)} if config.get(name) is not None else {}
-        for name, key in BESIDE.items():
-            if name in config:
-                _check_rotary(name, key, config[name], shapes)
-                checked[name] = config[name]
-    model = hollow(lambda **plain: kind(kind.config_class(**plain, **checked)), given, shapes)
+    labels = {name: _labels(name, config[name]) for name in ("id2label", "label2id") if name in config}
+    model = hollow(lambda **plain: kind(kind.config_class(**plain, **labels)), given, shapes)
     return Blueprint(model, _steps(model, shapes))
 
 
@@ -201,23 +190,6 @@ def _labels(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, dict) and all(isinstance(v, str | int) for v in value.values())):
         return value
     raise ValueError(f"{name} must name each class once, not {one_line(repr(value), 80)}")
-
-
-def _rotary(name: str, value: Any, shapes: Shapes) -> dict[str, Any]:
-    """The settings of a rotary embedding: known keys, plain values."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object of plain values, not {one_line(repr(value), 80)}")
-    if unknown := [key for key in value if key not in ROTARY]:
-        raise ValueError(f"{name} has {few(map(one_line, unknown))}, which no rotary embedding here has")
-    for key, entry in value.items():
-        _check_rotary(f"{name}[{key!r}]", key, entry, shapes)
-    return copy.deepcopy(value)  # the configuration fills in what is missing
-
-
-def _check_rotary(name: str, key: str, value: Any, shapes: Shapes) -> None:
-    if key in ("rope_type", "type") and not isinstance(value, str):
-        raise ValueError(f"{name} must be a word, not {one_line(repr(value), 80)}")
-    bounded(name, value, 0, 1 if key == "partial_rotary_factor" else TOKENS, shapes)
 
 
 def _steps(model: nn.Module, shapes: Shapes) -> dict[str, tuple[Any, list[tuple[str, str]]]]:

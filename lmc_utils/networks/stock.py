@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -17,6 +18,11 @@ LAYERS = re.compile(r"layer|depth|block")  # what configurations call the number
 FEW_LAYERS = 100  # so many are built in no time, whatever the file holds
 SMALL = 2**20  # and so large may numbers be that no tensor shows, such as the longest context
 TOKENS = 2**31 - 1  # the largest number of a token, in a vocabulary of any size: it takes up no room
+SHARES = ("partial_rotary_factor", "rotary_pct")  # of a head's dimensions
+ROTARY = ("rope_parameters", "rope_scaling")  # the only objects in a configuration, and what they may hold
+ANGLES = ("rope_type", "type", "rope_theta", "rotary_emb_base", "partial_rotary_factor", "factor", "mscale",
+          "mscale_all_dim", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+          "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "truncate")  # fmt: skip
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -52,7 +58,7 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
     build
         The constructor. It has to refuse names that it does not know.
     arguments
-        Plain values and lists of them, as JSON has them.
+        Plain values and lists of them, as JSON has them; for rotary embeddings an object of known keys.
     shapes
         The shapes of the file's tensors. They bound every number, so a small file cannot name a giant.
 
@@ -66,34 +72,48 @@ def hollow(build: Callable[..., nn.Module], arguments: Mapping[str, Any], shapes
     >>> hollow(nn.Linear, {"in_features": 2, "out_features": 3}, {"weight": (3, 2), "bias": (3,)})
     Linear(in_features=2, out_features=3, bias=True)
     """
-    entries = sum(map(math.prod, shapes.values()))
     for name, value in arguments.items():
-        if name.endswith("token_id"):  # of which -1 stands for none
-            bounded(name, value, -TOKENS, TOKENS, shapes)
+        if name in ROTARY and isinstance(value, dict):
+            if unknown := [one_line(key, 40) for key in value if key not in ANGLES]:
+                raise ValueError(f"{name} has {few(unknown)}, which no rotary embedding here has")
+            for key, entry in value.items():
+                _check_plain(f"{name}[{key!r}]", entry, _range(key, shapes), shapes)
         else:
-            bounded(
-                name, value, 0, max(len(shapes), FEW_LAYERS) if LAYERS.search(name) else max(entries, SMALL), shapes
-            )
+            _check_plain(name, value, _range(name, shapes), shapes)
     try:
         with torch.device("meta"):
-            return build(**arguments)
+            return build(**copy.deepcopy(dict(arguments)))  # which it may complete
     except Exception as error:  # a library's constructor on a stranger's values: it may fail in any way
         raise ValueError(
             f"its configuration builds no model: {type(error).__name__}: {one_line(error, 240)}"
         ) from error
 
 
-def bounded(name: str, value: Any, least: float, most: float, shapes: Shapes) -> None:
-    """Raise a ValueError if a value from a file is not plain, or a number in it is not between two others."""
+def _range(name: str, shapes: Shapes) -> tuple[int, int]:
+    """The least and the largest number that an argument of this name may be."""
+    if name.endswith("token_id"):  # of which -1 stands for none
+        return -TOKENS, TOKENS
+    if name in SHARES:
+        return 0, 1
+    if name in ANGLES:
+        return 0, TOKENS
+    if LAYERS.search(name):
+        return 0, max(len(shapes), FEW_LAYERS)
+    return 0, max(SMALL, sum(map(math.prod, shapes.values())))
+
+
+def _check_plain(name: str, value: Any, allowed: tuple[int, int], shapes: Shapes) -> None:
+    """Raise a ValueError if a value from a file is not plain, or a number in it is outside of its range."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(v, PLAIN) for v in values):
         raise ValueError(f"{name} must be a plain value or a list of them, not {one_line(repr(value), 80)}")
     numbers = [v for v in values if isinstance(v, int | float)]
+    least, most = allowed
     if len(values) > len(shapes) + 1 or not all(least <= v <= most for v in numbers):  # NaN is refused, too
         entries = sum(map(math.prod, shapes.values()))
         raise ValueError(
-            f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers allows "
-            f"{least} to {most}"
+            f"{name} is {one_line(value, 80)}, but a file of {len(shapes)} tensors with {entries} numbers "
+            f"allows {least} to {most}"
         )
 
 
