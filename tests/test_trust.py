@@ -15,7 +15,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+    LlamaForCausalLM,
+    MixtralForCausalLM,
+)
 
 import lmc_utils as lmc
 from lmc_utils import checkpoints
@@ -337,7 +344,10 @@ import json, os, sys, sysconfig
 import timm.models.vision_transformer
 import lmc_utils as lmc
 from pathlib import Path
-from transformers import GPT2LMHeadModel  # what libraries do when they are imported is not looked at
+from lmc_utils.networks.base import register
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM  # how they are imported is not watched
+
+register(*(f"{kind.__module__}.{kind.__name__}" for kind in (LlamaForCausalLM, MixtralForCausalLM)))(None)
 
 libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), Path(lmc.__file__).parent}
 libraries |= {"/proc", "/sys", "/dev"}
@@ -389,12 +399,34 @@ def test_loading_opens_no_file_outside_of_the_folder_and_no_socket_and_runs_noth
         (folders / f"hostile {kind} index" / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": index})
         )
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 9,
+    }
+    attacks = {
+        "code": {"auto_map": {"AutoModelForCausalLM": "bait.Bait"}}, "kernels": {"_attn_implementation": "a/b"},
+        "class": {"architectures": ["os.system"]}, "angles": {"rope_scaling": {"rope_type": "os.system", "factor": 2}},
+        "activation": {"hidden_act": "os.system"}, "type": {"model_type": "../llama"}, "quantizer":
+        {"quantization_config": {"quant_method": "gptq"}}, "experts": {"_experts_implementation": "a/b"},
+    }  # fmt: skip
+    for kind in (LlamaForCausalLM, MixtralForCausalLM):
+        for case in (*attacks, "good", "good sharded"):
+            name = case if case.startswith("good") else f"hostile {case}"
+            folder = folders / f"{name} {kind.__name__}"
+            kind(kind.config_class(**sizes, vocab_size=9)).save_pretrained(
+                folder, max_shard_size="2KB" if "sh" in case else "1GB"
+            )
+            rewrite(folder, lambda config, case=case: config.update(attacks.get(case, {})))
+            (folder / "bait.py").write_text("raise SystemExit")
     environment = os.environ | {"HF_HUB_OFFLINE": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(folders)], capture_output=True, text=True, env=environment, check=True
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == len(hostile) + 10
+    assert len(found) == len(hostile) + 10 + 2 * (len(attacks) + 2)
     for name, outcome, seen in found:
         assert seen == [], name
         assert outcome in (["loaded"] if name.startswith("good") else ["ValueError", "FileNotFoundError"]), name

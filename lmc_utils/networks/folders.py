@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..spec import Params
 from .base import registered
@@ -45,16 +45,19 @@ class Blueprint(NamedTuple):
         """Each tensor of the file that is used, after the (first) tensor of the module that it becomes."""
         return ((stock, name) for stock, (_, parts) in self.steps.items() for _, name in parts)
 
-    def arrange(self, tensors: Mapping[str, Tensor]) -> Params:
-        """The module's tensors from those of the file. What is tied and there only once gets its second name."""
+    def arrange(self, tensors: Params) -> Params:
+        """The module's tensors from those of the file, which are used up: a large file is never there twice.
+
+        What is tied and there only once gets its second name.
+        """
         found: Params = {}
         for stock, (converter, parts) in self.steps.items():
             if converter is None:
-                found[stock] = tensors[parts[0][1]]
+                found[stock] = tensors.pop(parts[0][1])
                 continue
             fresh = copy.deepcopy(converter)  # it collects
             for pattern, name in parts:
-                fresh.add_tensor(stock, name, pattern, tensors[name])
+                fresh.add_tensor(stock, name, pattern, tensors.pop(name))
             made = fresh.convert(stock, model=self.model, config=self.model.config)
             found |= {name: x[0] if isinstance(x, list) else x for name, x in made.items()}
         for pair in getattr(self.model, "all_tied_weights_keys", {}).items():
