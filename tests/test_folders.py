@@ -384,6 +384,14 @@ def test_arguments_that_are_not_of_the_class_are_refused(tmp_path, change, messa
         blueprint(config, shapes)
 
 
+def test_a_class_beside_a_known_one_is_refused(tmp_path):
+    arguments = {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5, **arguments)
+    timm.models.save_for_hf(model, tmp_path / "m", model_args=arguments, safe_serialization=True)
+    with pytest.raises(ValueError, match="builds a VisionTransformerDistilled, which is not known here"):
+        lmc.load_model(tmp_path / "m")
+
+
 def test_statistics_of_another_dtype_are_refused(tmp_path):
     model = timm.create_model("resnet18", num_classes=5, **TIMM["resnet18"])
     timm.models.save_for_hf(model, tmp_path / "m", model_args=TIMM["resnet18"], safe_serialization=True)
