@@ -416,9 +416,7 @@ def test_loading_opens_no_file_outside_of_the_folder_and_no_socket_and_runs_noth
         for case in (*attacks, "good", "good sharded"):
             name = case if case.startswith("good") else f"hostile {case}"
             folder = folders / f"{name} {kind.__name__}"
-            kind(kind.config_class(**sizes, vocab_size=9)).save_pretrained(
-                folder, max_shard_size="2KB" if "sh" in case else "1GB"
-            )
+            kind(kind.config_class(**sizes)).save_pretrained(folder, max_shard_size="2KB" if "sh" in case else "1GB")
             rewrite(folder, lambda config, case=case: config.update(attacks.get(case, {})))
             (folder / "bait.py").write_text("raise SystemExit")
     environment = os.environ | {"HF_HUB_OFFLINE": "0", "PYTHONDONTWRITEBYTECODE": "1"}
