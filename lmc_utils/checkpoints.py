@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from .arguments import instance
-from .networks import gpt2, vit
 from .networks.base import Network, assert_canonical, canonicalize
-from .networks.stock import Shapes, check_shapes, few, one_line, pour
+from .networks.folders import blueprint, to_folder
+from .networks.stock import few, one_line, pour
 from .storage import new_folder
 
 WEIGHTS = "model.safetensors"
@@ -70,30 +70,19 @@ def load_model(path: str | Path) -> nn.Module:
     folder = Path(path)
     config, places = read_config(folder), _places(folder)
     try:
-        model, names = _build(config, {name: place.shape for name, place in places.items()})
-        dtypes = {places[name].dtype: name for name in names.values()}
+        plan = blueprint(config, {name: place.shape for name, place in places.items()})
+        own, names = plan.model.state_dict(), dict.fromkeys(name for _, name in plan.sources())
+        dtypes = {places[name].dtype: name for stock, name in plan.sources() if own[stock].is_floating_point()}
         if len(dtypes) > 1 or not dtypes.keys() <= set(DTYPES):
             found = ", ".join(f"{dtype} ({name!r})" for dtype, name in dtypes.items())
             raise ValueError(f"the tensors are {one_line(found)}: save them all as one of {', '.join(DTYPES)}")
         tensors = {}
         for file in dict.fromkeys(place.file for place in places.values()):
             with _opened(file) as opened:  # cloned, or else the weights change with the file
-                tensors |= {n: opened.get_tensor(n).clone() for n in names.values() if places[n].file == file}
-        return pour(model, {stock: tensors[name] for stock, name in names.items()})
+                tensors |= {n: opened.get_tensor(n).clone() for n in names if places[n].file == file}
+        return pour(plan.model, plan.arrange(tensors))
     except ValueError as error:
         raise ValueError(f"the model in {folder} is not loaded: {error}") from error
-
-
-def _build(config: dict[str, Any], shapes: Shapes) -> tuple[nn.Module, dict[str, str]]:
-    """The model of a ``config.json`` without storage, and what the file calls each of its tensors: all are there."""
-    if config.get("model_type") == "gpt2":
-        model, names = gpt2.from_folder(config, shapes)
-    elif "architecture" in config:
-        model, names = vit.from_folder(config, shapes)
-    else:
-        raise ValueError("config.json names neither model_type 'gpt2' nor a timm architecture")
-    check_shapes(model, {stock: shapes[name] for stock, name in names.items()})
-    return model, names
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -204,10 +193,10 @@ def write_model(network: Network, folder: Path, like: str | Path) -> None:
     """Fill an empty folder as :func:`save_model` does."""
     instance("network", network, Network)
     like = Path(like)
-    config, tensors = network.architecture.to_folder(network.to_model().state_dict(), read_config(like))
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    try:  # as it will be read
-        _build(read_config(folder), {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    try:
+        config, tensors = to_folder(network.to_model(), read_config(like), network.architecture.settings)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        blueprint(read_config(folder), {name: tuple(t.shape) for name, t in tensors.items()})  # as it will be read
     except ValueError as error:
         raise ValueError(f"a model like the one in {like} does not hold this network: {error}") from error
     for name in KEPT:

@@ -15,13 +15,9 @@ from torch import Tensor, nn
 
 from .arguments import brief, choice, count, instance, wording
 from .data import ASSETS, Data, verify, vocabulary
-from .networks.gpt2 import gpt2
-from .networks.mlp import mlp
+from .networks.base import BUILDERS
 from .networks.stock import check_shapes, hollow, one_line, pour
-from .networks.vit import vit
 from .storage import read_checkpoint, save_atomically
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "vit": vit, "gpt2": gpt2}
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Preset:
     Parameters
     ----------
     architecture, config
-        ``"mlp"``, ``"vit"`` or ``"gpt2"``, and the arguments of what builds it, but for those that the data decide.
+        A name in ``BUILDERS``, and the arguments of what builds it, but for those that the data decide.
     recipe
         Arguments of :func:`lmc_utils.train`.
     data
@@ -137,21 +133,16 @@ def shaped(architecture: str, config: dict, data: Data) -> dict:
     choice("architecture", architecture, tuple(BUILDERS))
     instance("config", config, dict)
     instance("data", data, Data, "lmc.load_data loads them")
-    if architecture == "gpt2":
+    builder = BUILDERS[architecture]
+    if builder.text:
         if data.tokenizer is None:
-            raise ValueError(f"a GPT-2 reads text, but {data.name!r} holds images")
-        return config | {"vocab_size": vocabulary(data.tokenizer)}
+            raise ValueError(f"{architecture!r} reads text, but {data.name!r} holds images")
+        return builder.text(config, vocabulary(data.tokenizer))
     if data.tokenizer is not None:
         raise ValueError(f"{architecture!r} reads images, but {data.name!r} holds text")
     if data.train.inputs.ndim != 4:
         raise ValueError(f"images are needed, of shape (N, C, H, W), but the inputs are {brief(data.train.inputs)}")
-    channels, height, width = data.train.inputs.shape[1:]
-    if architecture == "mlp":
-        if not isinstance(config.get("hidden"), (list, tuple)):
-            raise ValueError(f"an mlp needs its hidden layers, such as [256, 256], not {brief(config.get('hidden'))}")
-        rest = {key: value for key, value in config.items() if key != "hidden"}
-        return {"widths": [channels * height * width, *config["hidden"], len(data.classes)]} | rest
-    return config | {"img_size": [height, width], "in_chans": channels, "num_classes": len(data.classes)}
+    return builder.images(config, tuple(data.train.inputs.shape[1:]), len(data.classes))
 
 
 def augmentation(name: str, data: Data) -> Callable[[Tensor], Tensor]:

@@ -263,7 +263,12 @@ DANGEROUS = (
     {"attn_implementation": "kernels-community/flash-attn"}, {"_attn_implementation": "kernels-community/x"},
     {"_attn_implementation": "flash_attention_2"}, {"quantization_config": {"quant_method": "bitsandbytes"}},
     {"quantization_config": {"quant_method": "gptq", "bits": 4}}, {"torch_dtype": "float16"}, {"dtype": "auto"},
-    {"torch_dtype": "os.system"}, {"architectures": ["GPT2Model"]},
+    {"torch_dtype": "os.system"}, {"architectures": ["GPT2Model"]}, {"architectures": ["LlamaModel"]},
+    {"architectures": ["../x.Y"]}, {"architectures": ["BertModel", "BertForMaskedLM"]}, {"rope_theta": 1e300},
+    {"rope_parameters": {"rope_type": "linear", "factor": 1e300}}, {"rope_scaling": {"type": "x", "factor": [[1]]}},
+    {"rope_parameters": {"full_attention": {"factor": {"a": {}}}}}, {"partial_rotary_factor": 1e6}, {"head_dim": 3},
+    {"per_layer_config": {"0": {"hidden_size": 9}}}, {"num_hidden_layers": 10**9}, {"id2label": {"0": {"a": 1}}},
+    {"position_embedding_type": "relative_key"}, {"hidden_act": "swiglu"}, {"_experts_implementation": "a/b"},
     {"architectures": ["GPT2ForSequenceClassification"]},
     {"architectures": ["GPT2DoubleHeadsModel"]}, {"architectures": []}, {"_name_or_path": "gpt2"},
     {"pruned_heads": {"0": [0]}}, {"add_cross_attention": True}, {"is_decoder": True}, {"is_encoder_decoder": True},
@@ -461,9 +466,9 @@ def check_weights(model: torch.nn.Module, folder: Path) -> None:
     aliases = collections.defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases[id(parameter)].append((name, parameter))
-    used = set()
+    used, prefix = set(), f"{getattr(model, 'base_model_prefix', '')}."
     for group in aliases.values():
-        names = {short for name, _ in group for short in (name, name.removeprefix("transformer."))} & set(stored)
+        names = {n for name, _ in group for n in (name, name.removeprefix(prefix), prefix + name)} & set(stored)
         if not names:
             raise Wrong(f"{group[0][0]} is in no file, and the model was loaded: its weights are random")
         for name in names:
@@ -503,6 +508,8 @@ def check_logits(model: torch.nn.Module) -> None:
 
 GPT2 = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 8, "vocab_size": 16, "bos_token_id": 0,
         "eos_token_id": 0}  # fmt: skip
+TEXT = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}  # fmt: skip
 VIT = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 8, "depth": 1, "num_heads": 2}
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "a", "rose", "by", "any", "other", "name", "smell"]
 
@@ -554,6 +561,10 @@ def folders() -> dict[str, dict[str, bytes]]:
     config = transformers.GPT2Config(**GPT2, pad_token_id=0, num_labels=3)
     transformers.GPT2Model(config).save_pretrained(place / "gpt2-headless")  # tied: its head is known
     transformers.GPT2ForSequenceClassification(config).save_pretrained(place / "gpt2-classifier")  # no language model
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 4}
+    llama = transformers.LlamaConfig(**TEXT, num_key_value_heads=1, rope_parameters=rope)
+    transformers.LlamaForCausalLM(llama).save_pretrained(place / "llama")
+    transformers.BertForMaskedLM(transformers.BertConfig(**TEXT)).save_pretrained(place / "bert")
     return {folder.name: read_folder(folder) for folder in place.iterdir()}
 
 

@@ -151,7 +151,7 @@ def damage(folder, name, content):
         (lambda b: [damage(x, "tokenizer.json", b"[]") for x in (b, b.parent / "a")], [], "json is not a tokenizer"),
         (lambda b: damage(b, "model.safetensors", b"junk"), [], "corrupt"),
         (lambda b: (b / "model.safetensors").unlink(), [], "no model.safetensors in"),
-        (lambda b: damage(b, "config.json", json.dumps({"model_type": "rnn"}).encode()), [], "neither model_type"),
+        (lambda b: damage(b, "config.json", json.dumps({"model_type": "rnn"}).encode()), [], "list with"),
     ],
     ids=["vocabulary", "depth", "dtype", "tokenizers", "tokenizer", "corrupt", "missing", "architecture"],
 )  # fmt: skip

@@ -18,12 +18,14 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmc_utils as lmc
 from lmc_utils import data as data_module
 from lmc_utils import endpoints as endpoints_module
 from lmc_utils.__main__ import main
 from lmc_utils.endpoints import NARROW, PRESETS
+from lmc_utils.networks import base
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.storage import save_atomically
@@ -115,8 +117,31 @@ def test_bad_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"junk.safetensors is corrupt"):
         lmc.load_checkpoint(tmp_path / "junk.safetensors")
     save_atomically({"w": torch.zeros(1)}, tmp_path / "other.safetensors", {"architecture": '"rnn"'})
-    with pytest.raises(ValueError, match=r"says architecture 'rnn'; known are \['mlp', 'vit', 'gpt2'\]"):
+    with pytest.raises(ValueError, match=r"says architecture 'rnn'; known are \[.*'gpt2'.*'mlp'.*'vit'.*\]"):
         lmc.load_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_an_architecture_from_elsewhere_trains_saves_and_loads_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.BUILDERS, "wheel", None)  # taken out again at the end
+
+    @base.builds("wheel", text=lambda config, vocabulary: config | {"vocab_size": vocabulary})
+    def wheel(**config) -> LlamaForCausalLM:
+        return LlamaForCausalLM(LlamaConfig(**config))
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = sizes | {"rope_parameters": {"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0}}
+    config = endpoints_module.shaped("wheel", settings, lmc.load_data("shakespeare"))
+    assert config == settings | {"vocab_size": 1024}
+    model = base.BUILDERS["wheel"](**config).eval()
+    lmc.save_checkpoint(tmp_path / "a.safetensors", model, "wheel", config)
+    again, tokens = lmc.load_checkpoint(tmp_path / "a.safetensors").model, torch.arange(9).unsqueeze(0)
+    assert torch.equal(again(tokens).logits, model(tokens).logits)
+    with pytest.raises(ValueError, match="'wheel' reads text, but 'digits' holds images"):
+        endpoints_module.shaped("wheel", settings, lmc.load_data("digits"))
+    config["rope_parameters"]["factor"] = 1e300
+    lmc.save_checkpoint(tmp_path / "a.safetensors", model, "wheel", config)
+    with pytest.raises(ValueError, match=r"rope_parameters\['factor'\] is 1e\+300, but a file of 12 tensors"):
+        lmc.load_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -455,7 +480,7 @@ def test_half_is_refused_where_it_moves_the_loss_and_nothing_is_lost(folders, tm
         (["gpt2", "--preset", "paper-cifar10"], "gpt2", "preset 'paper-cifar10' is for 'vit', not for 'gpt2'"),
         (["vit"], "gpt2", "'vit' reads images, but '.*text' holds text"),
         (["mlp"], "gpt2", "'mlp' reads images, but '.*text' holds text"),
-        (["gpt2"], "vit", "a GPT-2 reads text, but '.*images' holds images"),
+        (["gpt2"], "vit", "'gpt2' reads text, but '.*images' holds images"),
         (["mlp", "--config", '{"depth": 3}'], "mlp", "there is no such mlp: .*depth"),
         (["vit", "--hidden", "3"], "vit", "there is no such vit: .*hidden"),
         (["gpt2", "--config", '{"layers": 3}'], "gpt2", "there is no such gpt2: GPT2Config has no layers"),

@@ -312,7 +312,7 @@ def test_a_tokenizer_with_a_number_beyond_the_vocabulary_is_refused(tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"be": 0, "to": 1, "not": 99}, unk_token="be"))
     words.save(str(tmp_path / "tokenizer.json"))
     architecture = lmc.canonicalize(
-        lmc.endpoints.gpt2(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=16)
+        lmc.endpoints.BUILDERS["gpt2"](n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=16)
     ).architecture
     with pytest.raises(ValueError, match=r"a vocabulary of 10 tokens, but their .* numbered up to 99"):
         data_for(architecture, None, tmp_path)

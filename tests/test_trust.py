@@ -15,7 +15,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+    LlamaForCausalLM,
+    MixtralForCausalLM,
+)
 
 import lmc_utils as lmc
 from lmc_utils import checkpoints
@@ -118,26 +125,28 @@ def test_a_tensor_that_is_missing_renamed_or_of_another_shape_is_named(tmp_path,
                 lmc.load_model(tmp_path / "m")
 
 
+@pytest.mark.parametrize("kind", [GPT2Model, GPT2ForSequenceClassification])
+def test_another_class_is_loaded_as_what_it_is_or_not_at_all(tmp_path, kind):
+    model = save_gpt2(tmp_path / "m", kind=kind, tie_word_embeddings=False, pad_token_id=0)
+    again = lmc.load_model(tmp_path / "m")
+    assert type(again) is kind
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in again.state_dict().items())
+    rewrite(tmp_path / "m", lambda config: config.update(architectures=["GPT2LMHeadModel"]))
+    with pytest.raises(ValueError, match=r"missing 1 \('lm_head.weight'\)"):
+        lmc.load_model(tmp_path / "m")
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("more", "message"),
     [
-        (GPT2Model, r"saved as \['GPT2Model'\], but only a GPT2LMHeadModel"),
-        (GPT2ForSequenceClassification, r"saved as \['GPT2ForSequenceClassification'\], but only"),
+        ({}, "architectures must be a list with the name of one class, not None"),
+        ({"architectures": ["GPT2LMHeadModel"]}, r"n_layer|missing 149 \('transformer.wte.weight', .*unknown 1"),
     ],
 )
-def test_another_class_is_not_loaded_as_a_language_model(tmp_path, kind, message):
-    save_gpt2(tmp_path / "m", kind=kind, tie_word_embeddings=False, pad_token_id=0)
-    with pytest.raises(ValueError, match=message):
-        lmc.load_model(tmp_path / "m")
-    rewrite(tmp_path / "m", lambda config: config.pop("architectures"))  # then the tensors tell
-    with pytest.raises(ValueError, match=r"(missing|unknown) 1 \('(lm_head|transformer.score).weight'\)"):
-        lmc.load_model(tmp_path / "m")
-
-
-def test_the_name_of_a_model_alone_draws_no_weights(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+def test_the_name_of_a_model_alone_draws_no_weights(tmp_path, more, message):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"} | more))
     save_file({"w": torch.zeros(60000)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"n_layer|missing 149 \('transformer.wte.weight', .*unknown 1"):
+    with pytest.raises(ValueError, match=message):
         lmc.load_model(tmp_path)
 
 
@@ -182,11 +191,11 @@ CONFIGS = {
     "device": ("vit", {"model_args": {"device": "cuda"}}, "model_args has 'device'"),
     "object": ("vit", {"model_args": {"act_layer": {"a": 1}}}, "act_layer must be a plain value or a list of them"),
     "arguments": ("vit", {"model_args": [1]}, "model_args must be an object"),
-    "hub": ("vit", {"architecture": "hf-hub:x/y"}, "'hf-hub:x/y' is none of the Vision Transformers of timm"),
-    "local": ("vit", {"architecture": "local-dir:/etc"}, "'local-dir:/etc' is none of the Vision Transformers"),
-    "unknown": ("vit", {"architecture": "vit_of_mine"}, "'vit_of_mine' is none of the Vision Transformers of timm"),
-    "list": ("vit", {"architecture": ["vit"]}, r"\['vit'\] is none of the Vision Transformers of timm"),
-    "other module": ("vit", {"architecture": "resnet18"}, "'resnet18' is none of the Vision Transformers of timm"),
+    "hub": ("vit", {"architecture": "hf-hub:x/y"}, "'hf-hub:x/y' is none of timm"),
+    "local": ("vit", {"architecture": "local-dir:/etc"}, "'local-dir:/etc' is none of timm"),
+    "unknown": ("vit", {"architecture": "vit_of_mine"}, "'vit_of_mine' is none of timm"),
+    "list": ("vit", {"architecture": ["vit"]}, r"\['vit'\] is none of timm"),
+    "other module": ("vit", {"architecture": "resnet18"}, "'resnet18' is none of timm"),
     "pooling": ("vit", {"model_args": VIT | {"global_pool": "x"}}, "builds no model: AssertionError: Only avg, avgmax"),
     "no patches": ("vit", {"model_args": VIT | {"patch_size": 0}}, "builds no model: ZeroDivisionError"),
     "negative": ("vit", {"model_args": VIT | {"embed_dim": -2}}, "embed_dim is -2, but a file of"),
@@ -206,8 +215,8 @@ CONFIGS = {
     "words": ("gpt2", {"n_embd": "16"}, "builds no model: StrictDataclassFieldValid.* expected int, got str"),
     "no heads": ("gpt2", {"n_head": 0}, "builds no model: ZeroDivisionError"),
     "activation": ("gpt2", {"activation_function": "x"}, "builds no model: KeyError: 'x'"),
-    "class saved": ("gpt2", {"architectures": "GPT2LMHeadModel"}, "saved as GPT2LMHeadModel, but only a GPT2LMHead"),
-    "model": ("gpt2", {"model_type": "rnn"}, "neither model_type 'gpt2' nor a timm architecture"),
+    "class saved": ("gpt2", {"architectures": "GPT2LMHeadModel"}, "the name of one class, not 'GPT2LMHeadModel'"),
+    "model": ("gpt2", {"model_type": "rnn"}, "no class 'GPT2LMHeadModel' of model_type 'rnn' is known here"),
 }  # fmt: skip
 
 
@@ -335,7 +344,10 @@ import json, os, sys, sysconfig
 import timm.models.vision_transformer
 import lmc_utils as lmc
 from pathlib import Path
-from transformers import GPT2LMHeadModel  # what libraries do when they are imported is not looked at
+from lmc_utils.networks.base import register
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM  # how they are imported is not watched
+
+register(*(f"{kind.__module__}.{kind.__name__}" for kind in (LlamaForCausalLM, MixtralForCausalLM)))(None)
 
 libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), Path(lmc.__file__).parent}
 libraries |= {"/proc", "/sys", "/dev"}
@@ -387,12 +399,32 @@ def test_loading_opens_no_file_outside_of_the_folder_and_no_socket_and_runs_noth
         (folders / f"hostile {kind} index" / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": index})
         )
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 9,
+    }
+    attacks = {
+        "code": {"auto_map": {"AutoModelForCausalLM": "bait.Bait"}}, "kernels": {"_attn_implementation": "a/b"},
+        "class": {"architectures": ["os.system"]}, "angles": {"rope_scaling": {"rope_type": "os.system", "factor": 2}},
+        "activation": {"hidden_act": "os.system"}, "type": {"model_type": "../llama"}, "quantizer":
+        {"quantization_config": {"quant_method": "gptq"}}, "experts": {"_experts_implementation": "a/b"},
+    }  # fmt: skip
+    for kind in (LlamaForCausalLM, MixtralForCausalLM):
+        for case in (*attacks, "good", "good sharded"):
+            name = case if case.startswith("good") else f"hostile {case}"
+            folder = folders / f"{name} {kind.__name__}"
+            kind(kind.config_class(**sizes)).save_pretrained(folder, max_shard_size="2KB" if "sh" in case else "1GB")
+            rewrite(folder, lambda config, case=case: config.update(attacks.get(case, {})))
+            (folder / "bait.py").write_text("raise SystemExit")
     environment = os.environ | {"HF_HUB_OFFLINE": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(folders)], capture_output=True, text=True, env=environment, check=True
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == len(hostile) + 10
+    assert len(found) == len(hostile) + 10 + 2 * (len(attacks) + 2)
     for name, outcome, seen in found:
         assert seen == [], name
         assert outcome in (["loaded"] if name.startswith("good") else ["ValueError", "FileNotFoundError"]), name
@@ -461,6 +493,65 @@ def small_vit() -> nn.Module:
 def test_a_model_that_may_compute_something_else_than_its_class_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         lmc.canonicalize(make())
+
+
+class PeftModel(nn.Module):
+    """Stands for the class of the library of that name."""
+
+    __module__ = "peft.peft_model"
+
+
+class LoraLayer(nn.Linear):
+    __module__ = "peft.tuners.lora.layer"
+
+
+class Split(torch.Tensor):
+    """Stands for tensors that are spread over machines, or packed."""
+
+
+def quantised(model: nn.Module) -> nn.Module:
+    packed = nn.Parameter(torch.zeros(3, 4, dtype=torch.uint8), requires_grad=False)
+    return with_part(model, "fc1", type("Linear4bit", (nn.Linear,), {})(5, 3)), setattr(model.fc1, "weight", packed)
+
+
+WRAPPED = {
+    "data parallel": (lambda: nn.DataParallel(mlp((4, 5, 3))), r"wrapped \(DataParallel\): pass model.module"),
+    "averaged": (
+        lambda: torch.optim.swa_utils.AveragedModel(mlp((4, 5, 3))),
+        r"wrapped \(AveragedModel\): pass model.module",
+    ),
+    "compiled": (lambda: torch.compile(mlp((4, 5, 3))), r"wrapped \(OptimizedModule\): pass model._orig_mod"),
+    "scripted": (lambda: torch.jit.script(mlp((4, 5, 3))), r"wrapped \(ScriptModule\): pass the model that was script"),
+    "traced": (
+        lambda: torch.fx.symbolic_trace(mlp((4, 5, 3))),
+        r"wrapped \(GraphModule\): pass the model that was traced",
+    ),
+    "adapted": (PeftModel, r"wrapped \(PeftModel\): pass model.merge_and_unload\(\)"),
+    "adapters inside": (
+        lambda: with_part(mlp((4, 5, 3)), "fc1", LoraLayer(5, 3)),
+        r"wrapped \(LoraLayer at 'fc1'\): pass the model with its adapt",
+    ),
+    "no numbers": (lambda: mlp((4, 5, 3)).to("meta"), r"'fc0.weight' has a shape, but no numbers \(device meta\)"),
+    "quantised": (lambda: quantised(mlp((4, 5, 3)))[0], "'fc1.weight' is a torch.uint8: pass the model as it was bef"),
+    "eight bits": (lambda: mlp((4, 5, 3)).to(torch.float8_e4m3fn), "'fc0.weight' is a torch.float8_e4m3fn: pass the"),
+    "no model": (lambda: "gpt2", "model must be a Module, not a str"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_wrapped_model_is_refused_in_one_line_with_what_to_pass_instead(case):
+    make, message = WRAPPED[case]
+    with pytest.raises(TypeError, match=message) as caught:
+        lmc.canonicalize(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_are_no_plain_ones_are_refused():
+    model = mlp((4, 5, 3))
+    model.fc1.weight = nn.Parameter(model.fc1.weight.detach().as_subclass(Split))
+    with pytest.raises(TypeError, match=r"parameter 'fc1.weight' is a Split: pass the model as it was before"):
+        lmc.canonicalize(model)
 
 
 def test_a_model_that_was_asked_for_its_hidden_states_is_still_itself():
@@ -619,7 +710,7 @@ def test_a_folder_of_another_kind_is_no_parent_and_nothing_is_written(tmp_path, 
     save_vit(tmp_path / "b")
     with pytest.raises(ValueError, match=r"a model like the one in .*a does not hold this network: "):
         lmc.save_model(lmc.canonicalize(small_vit()), tmp_path / "m", like=tmp_path / "a")
-    with pytest.raises(TypeError, match="no folder is written for a MLP: use save_checkpoint"):
+    with pytest.raises(TypeError, match="no folder is written for a Sequential of torch"):
         lmc.save_model(make_mlp(), tmp_path / "m", like=tmp_path / "a")
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine").touch()

@@ -85,22 +85,10 @@ class Architecture(ABC):
         """A few inputs to compare functions on, the same at every call; None if the architecture has none."""
         return None
 
-    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
-        """The ``config.json`` and the tensors of a saved model, given those of :meth:`to_model`.
-
-        Parameters
-        ----------
-        tensors
-            By the stock module's names.
-        parent
-            The ``config.json`` of the model that this one came from.
-
-        Raises
-        ------
-        TypeError
-            If models of this architecture have no folders.
-        """
-        raise TypeError(f"no folder is written for a {type(self).__name__}: use save_checkpoint")
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the canonical form decides in a saved configuration, where the stock module does not carry one."""
+        return {}
 
     def resize(self, sizes: Mapping[str, int]) -> Self:
         """The same architecture with other sizes of its sites.
@@ -318,7 +306,88 @@ def register(*classes: str) -> Callable:
     return decorate
 
 
+def registered(library: str) -> list[str]:
+    """The qualified names of the known classes of one library."""
+    return [name for name in _HANDLERS if name.startswith(f"{library}.")]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes fresh models of one architecture: ``builder(**config)``."""
+
+    build: Callable[..., nn.Module]
+    text: Callable[[dict, int], dict] | None
+    images: Callable[[dict, tuple[int, int, int], int], dict] | None
+
+    def __call__(self, **config: Any) -> nn.Module:
+        return self.build(**config)
+
+
+#: By the names that checkpoints and the command line use.
+BUILDERS: dict[str, Builder] = {}
+
+
+def builds(
+    name: str,
+    *,
+    text: Callable[[dict, int], dict] | None = None,
+    images: Callable[[dict, tuple[int, int, int], int], dict] | None = None,
+) -> Callable:
+    """Decorate the function that builds fresh models of an architecture from plain arguments.
+
+    Parameters
+    ----------
+    name
+        What checkpoints call it.
+    text, images
+        One of them: complete a configuration for data, given the size of the vocabulary, or the shape (channels,
+        height, width) of an image and the number of classes.
+    """
+
+    def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        BUILDERS[name] = Builder(build, text, images)
+        return build
+
+    return decorate
+
+
 WATCHERS = "transformers.utils.output_capturing"  # hooks that only look; a model keeps them when it was asked once
+
+
+#: What wraps a model, by qualified name, and what to pass instead.
+WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "model.module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "model.module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "a plain model with all weights",
+    "torch.optim.swa_utils.AveragedModel": "model.module",
+    "torch._dynamo.eval_frame.OptimizedModule": "model._orig_mod",
+    "torch.jit._script.ScriptModule": "the model that was scripted or traced",
+    "torch.fx.graph_module.GraphModule": "the model that was traced",
+    "peft.peft_model.PeftModel": "model.merge_and_unload()",
+    "peft.mixed_model.PeftMixedModel": "model.merge_and_unload()",
+}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Raise a TypeError with what to pass instead if a model is wrapped, adapted, quantised or without numbers."""
+    for name, part in model.named_modules():
+        for kind in (f"{cls.__module__}.{cls.__qualname__}" for cls in type(part).__mro__):
+            inside = WRAPPERS.get(kind)
+            if inside is None and kind.startswith("peft."):  # adapters inside of a stock model
+                inside = "the model with its adapters merged (merge_and_unload)"
+            if inside is not None:
+                where = f"{kind.rpartition('.')[2]} at {name!r}" if name else kind.rpartition(".")[2]
+                raise TypeError(f"the model is wrapped ({where}): pass {inside}")
+    trained = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if getattr(tensor, "is_meta", False):
+            raise TypeError(f"parameter {name!r} has a shape, but no numbers (device meta): load its weights first")
+        plain = type(tensor) in (Tensor, nn.Parameter)
+        if not plain or (name in trained and tensor.dtype not in TOLERANCE):
+            found = tensor.dtype if plain else type(tensor).__name__
+            raise TypeError(
+                f"parameter {name!r} is a {found}: pass the model as it was before it was quantised or split"
+            )
 
 
 def canonicalize(model: nn.Module) -> Network:
@@ -337,11 +406,14 @@ def canonicalize(model: nn.Module) -> Network:
     Raises
     ------
     TypeError
-        If no file in ``lmc_utils/networks`` knows the model's own class; a subclass may compute something else.
+        If no file in ``lmc_utils/networks`` knows the model's own class (a subclass may compute something else), or it
+        is wrapped, quantised or without numbers: the message says what to pass instead.
     ValueError
         If the model has a part that its file does not know, a hook or a ``forward`` of its own, or weights that are
         not finite.
     """
+    instance("model", model, nn.Module)
+    _refuse_wrapped(model)
     kind = type(model)
     names = [f"{cls.__module__}.{cls.__qualname__}" for cls in kind.__mro__]
     if names[0] not in _HANDLERS:

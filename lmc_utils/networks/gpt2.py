@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..spec import Params, Spec
-from .base import Network, check_same_parts, register, skeleton
-from .stock import Shapes, hollow
+from .base import Network, builds, check_same_parts, register, skeleton
 from .transformer import (
     Affine,
     Parts,
@@ -29,10 +27,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 
-SAVED_AS = "GPT2LMHeadModel"
-MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(masked_)?bias")  # causal masks, which old files also hold
-
-
+@builds("gpt2", text=lambda config, vocabulary: config | {"vocab_size": vocabulary})
 def gpt2(**config: Any) -> GPT2LMHeadModel:
     """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``.
 
@@ -46,42 +41,6 @@ def gpt2(**config: Any) -> GPT2LMHeadModel:
     if unknown := [name for name in config if name not in GPT2Config.__annotations__]:  # which it would keep
         raise TypeError(f"GPT2Config has no {', '.join(unknown)}")
     return GPT2LMHeadModel(GPT2Config(**config, attn_implementation="sdpa"))
-
-
-def from_folder(config: Mapping[str, Any], shapes: Shapes) -> tuple[GPT2LMHeadModel, dict[str, str]]:
-    """Build the model of a folder without storage, and say what its file calls each tensor.
-
-    Files from the hub may leave out the prefix ``transformer.`` and a tied head, and may hold causal masks.
-
-    Parameters
-    ----------
-    config
-        The folder's ``config.json``. What is no argument of ``GPT2Config`` itself is not used.
-    shapes
-        The shapes of the file's tensors by name.
-
-    Raises
-    ------
-    ValueError
-        If it was saved as another class, asks for other code, or builds no model.
-    """
-    from transformers import GPT2Config
-
-    if (classes := config.get("architectures") or [SAVED_AS]) != [SAVED_AS]:
-        raise ValueError(f"it was saved as {classes}, but only a {SAVED_AS} is known here")
-    for name in config:
-        if name in ("auto_map", "quantization_config") or "attn_implementation" in name:
-            raise ValueError(f"config.json has {name!r}, which asks for other code: take it out to load plain weights")
-        if name in GPT2Config.attribute_map:
-            raise ValueError(f"config.json has {name!r}: call it {GPT2Config.attribute_map[name]!r}, as GPT-2 does")
-    own = {name: value for name, value in config.items() if name in GPT2Config.__annotations__}
-    model = hollow(gpt2, own, shapes)
-    bare = not any(name.startswith("transformer.") for name in shapes)
-    names = {f"transformer.{name}" if bare and name != "lm_head.weight" else name: name for name in shapes}
-    names = {stock: name for stock, name in names.items() if not MASKS.fullmatch(stock)}
-    if model.config.tie_word_embeddings and "transformer.wte.weight" in names:
-        names.setdefault("lm_head.weight", names["transformer.wte.weight"])
-    return model, names
 
 
 class GPT2(Transformer):
@@ -149,18 +108,6 @@ class GPT2(Transformer):
         vocabulary, positions = self.reads
         generator = torch.Generator().manual_seed(0)
         return torch.randint(vocabulary, (2, min(positions, 64)), generator=generator)
-
-    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
-        """Tie the head if it is still the embedding; keep all of the parent's configuration that still holds."""
-        tied = torch.equal(tensors["lm_head.weight"], tensors["transformer.wte.weight"])
-        kept = {name: value for name, value in parent.items() if name != "torch_dtype"}  # the old name of dtype
-        dropout = {"attn_pdrop": parent.get("attn_pdrop", 0.1)}  # transformers' own default; the skeleton has none
-        folded = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": tied}
-        named = {"architectures": [SAVED_AS], "model_type": "gpt2"}
-        dtype = {"dtype": str(tensors["lm_head.weight"].dtype).removeprefix("torch.")}
-        if tied:
-            tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
-        return kept | self.config | dropout | folded | named | dtype, tensors
 
     def with_sizes(self, sizes: Mapping[str, int]) -> GPT2:
         width, heads, hidden, needed = self.uniform(sizes)

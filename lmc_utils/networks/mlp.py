@@ -7,6 +7,7 @@ the next weight reads it, and because the non-linearity acts on each unit alone,
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..arguments import brief
 from ..spec import Params, Site, Spec
 from ..symmetry import Permutation, ScaledPermutation
-from .base import Architecture, Network, fill, register, skeleton
+from .base import Architecture, Network, builds, fill, register, skeleton
 
 ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Dropout,
@@ -26,6 +28,14 @@ ELEMENTWISE = (
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Identity, nn.Flatten)  # f(s x) = s f(x) for every s > 0
 
 
+def _sized(config: dict, image: tuple[int, int, int], classes: int) -> dict:
+    if not isinstance(config.get("hidden"), list | tuple):
+        raise ValueError(f"an mlp needs its hidden layers, such as [256, 256], not {brief(config.get('hidden'))}")
+    rest = {key: value for key, value in config.items() if key != "hidden"}
+    return {"widths": [math.prod(image), *config["hidden"], classes]} | rest
+
+
+@builds("mlp", images=_sized)
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """A ReLU network with freshly drawn weights.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..spec import Params, Spec
-from .base import Network, register, skeleton
-from .stock import Shapes, hollow
+from .base import Network, builds, register, skeleton
+from .stock import keywords
 from .transformer import (
     Affine,
     Parts,
@@ -33,14 +32,12 @@ if TYPE_CHECKING:
 ACTIVATIONS = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh)  # elementwise, as timm builds them: without arguments
 
 
-def keywords() -> set[str]:
-    """The arguments of timm's Vision Transformer that can have plain values, but for those of where it is built."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    parameters = inspect.signature(VisionTransformer).parameters
-    return {name for name, p in parameters.items() if not isinstance(p.default, type)} - {"device", "dtype"}
+def _sized(config: dict, image: tuple[int, int, int], classes: int) -> dict:
+    channels, *size = image
+    return config | {"img_size": size, "in_chans": channels, "num_classes": classes}
 
 
+@builds("vit", images=_sized)
 def vit(**config: Any) -> VisionTransformer:
     """timm's Vision Transformer with freshly drawn weights; the arguments are its own.
 
@@ -51,45 +48,9 @@ def vit(**config: Any) -> VisionTransformer:
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    if unknown := sorted(set(config) - keywords()):
+    if unknown := sorted(set(config) - keywords(VisionTransformer)):
         raise TypeError(f"VisionTransformer has no plain argument {', '.join(unknown)}")
     return VisionTransformer(**config)
-
-
-def from_folder(config: Mapping[str, Any], shapes: Shapes) -> tuple[VisionTransformer, dict[str, str]]:
-    """Build the model of a folder without storage, and say what its file calls each tensor.
-
-    Parameters
-    ----------
-    config
-        The folder's ``config.json``: ``architecture``, ``num_classes``, ``global_pool`` and ``model_args``.
-    shapes
-        The shapes of the file's tensors by name.
-
-    Raises
-    ------
-    ValueError
-        If timm has no Vision Transformer of this name, ``model_args`` has what is no plain argument of the class, or
-        they build no model.
-    """
-    import timm
-    from timm.models import is_model_in_modules
-    from timm.models.vision_transformer import VisionTransformer
-
-    name, given = config["architecture"], config.get("model_args", {})
-    known = isinstance(name, str) and ":" not in name and timm.is_model(name)  # a colon names a place to load from
-    if not known or not is_model_in_modules(name, "vision_transformer"):
-        raise ValueError(f"architecture {name!r} is none of the Vision Transformers of timm {timm.__version__}")
-    if not isinstance(given, dict):
-        raise ValueError(f"model_args must be an object, not {given!r}")
-    if unknown := sorted(set(given) - keywords()):
-        raise ValueError(f"model_args has {', '.join(map(repr, unknown))}: no plain argument of VisionTransformer")
-    beside = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
-    build = partial(timm.create_model, name, pretrained=False, use_naflex=False)
-    model = hollow(build, beside | given | {"weight_init": "skip"}, shapes)
-    if type(model) is not VisionTransformer:
-        raise ValueError(f"architecture {name!r} builds a {type(model).__name__}, not a VisionTransformer")
-    return model, {name: name for name in shapes}
 
 
 class ViT(Transformer):
@@ -164,14 +125,12 @@ class ViT(Transformer):
         generator = torch.Generator().manual_seed(0)
         return torch.randn(2, self.config["in_chans"], *self.config["img_size"], generator=generator)
 
-    def to_folder(self, tensors: Params, parent: Mapping[str, Any]) -> tuple[dict[str, Any], Params]:
-        """Keep the parent's arguments but for those that the canonical form decides: all biases and the table."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that the canonical form decides: all biases and the table."""
         decided = {name: value for name, value in self.config.items() if name not in ("hidden", "epsilon", "act_layer")}
-        decided |= {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn"}
-        decided["mlp_ratio"] = (self.config["hidden"] + 0.5) / self.config["embed_dim"]  # timm rounds down
-        beside = {"num_features": self.config["embed_dim"]}
-        beside |= {name: self.config[name] for name in ("num_classes", "global_pool")}
-        return dict(parent) | beside | {"model_args": parent.get("model_args", {}) | decided}, tensors
+        ratio = (self.config["hidden"] + 0.5) / self.config["embed_dim"]  # timm rounds down
+        return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": ratio}
 
     def with_sizes(self, sizes: Mapping[str, int]) -> ViT:
         width, heads, hidden, needed = self.uniform(sizes)
