@@ -62,7 +62,7 @@ def hub(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def weigh(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """``weigh(what, weights, limit)`` holds weights in kB, by name, against a limit, and prints all of them at the end."""
+    """``weigh(what, weights, limit)`` holds weights in kB, by name, against a limit; all are printed at the end."""
 
     def hold(what: str, weights: dict[str, float], limit: float) -> None:
         record_property("weights", [what, weights, limit])
