@@ -6,10 +6,13 @@ It runs before anything is installed, on whatever Python the machine has: standa
 import hashlib
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +22,7 @@ LISTS = {
     "book": ("requirements.txt", "pyproject.toml"),
     "test": ("tests/requirements.txt",),
 }
+WHEELS = ("--prefer-binary", "--progress-bar=raw")
 # Gigabytes while the installation runs, measured with PyTorch's CUDA wheels: PyPI's default on Linux.
 PLACES = (
     (ROOT, 7.5, ".venv"),
@@ -29,6 +33,8 @@ PLACES = (
     ),
     (Path.home(), 3.5, "pip's cache (without: make book PIP_NO_CACHE_DIR=1)"),
 )
+# Seconds between two signs of life, where they overwrite each other and where each is a line of its own.
+ON_TERMINAL, ELSEWHERE = 0.5, 10
 # What pip says on its way out, and what helps. The first that fits: an unreachable index also finds no versions.
 ADVICE = (
     (
@@ -158,31 +164,108 @@ def make(environment):
         sys.exit(
             f"{sys.executable} cannot make environments (Debian: apt-get install python3-venv)"
         )
-    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(environment)]):
+    start = time.monotonic()
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", str(environment)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if made.returncode:
         sys.exit(
-            f"{sys.executable} could not make {environment}, and says above why"
+            f"{made.stdout}{sys.executable} could not make {environment}, and says above why"
         )
+    print(f"  made: {time.monotonic() - start:.0f} s", flush=True)
+
+
+class Progress:
+    """How far `pip install` is, from the lines that it prints: a sign of life now and then, and a line for each step."""
+
+    def __init__(self, environment):
+        self.environment, self.start = environment, time.time()
+        self.said, self.packages, self.bytes, self.total = [], set(), {}, 0
+        self.file, self.begun, self.shown = "", self.start, self.start
+
+    def hear(self, line):
+        """Take in what pip says next."""
+        size = re.match(r"Progress (\d+) of", line)
+        if size:
+            self.bytes[self.file] = int(size.group(1))
+            return
+        self.said.append(line)
+        package = re.match(
+            r"\s*(?:Collecting |Obtaining |Processing \S*/)([\w.]+|file:)", line
+        )
+        if package:
+            self.packages.add(package.group(1))
+        elif re.match(r"\s*Downloading ", line):
+            self.file = line.split()[1]
+        elif line.startswith("Installing collected packages: "):
+            self.end_step()
+            self.total = line.count(",") + 1
+
+    def state(self):
+        """Return what is done of this step."""
+        if self.total:
+            folders = self.environment.glob("lib/*/site-packages/*.dist-info")
+            fresh = sum(folder.stat().st_mtime >= self.start for folder in folders)
+            return f"{fresh} of {self.total} packages installed"
+        loaded = sum(self.bytes.values()) / 1e6
+        return (
+            f"{len(self.packages)} packages to install, {loaded:.0f} MB downloaded"
+        )
+
+    def show(self):
+        """Give a sign of life if it is time for one."""
+        now, terminal = time.time(), sys.stdout.isatty()
+        if now - self.shown < (ON_TERMINAL if terminal else ELSEWHERE):
+            return
+        self.shown = now
+        line = f"  ... {self.state()}, {now - self.begun:.0f} s"
+        if terminal:
+            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+        print(line, end="" if terminal else "\n", flush=True)
+
+    def end_step(self):
+        """Say what this step did, and how long it took."""
+        now, clear = time.time(), "\r\x1b[K" if sys.stdout.isatty() else ""
+        print(f"{clear}  {self.state()}: {now - self.begun:.0f} s", flush=True)
+        self.begun = self.shown = now
 
 
 def pip(environment, *arguments):
-    """Run `pip install`, its words and progress on the terminal; where it fails, say what to do."""
-    command = [
-        str(environment / "bin" / "python"),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        *arguments,
-    ]
-    said = []
+    """Run `pip install`, and say how far it is; where it fails, what it said and what to do."""
+    command = [str(environment / "bin" / "python"), "-m", "pip", "install"]
+    progress, rest = Progress(environment), b""
+    # In a session of its own: Ctrl-C reaches pip once, from here, and finds the time to remove its temporary files.
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, universal_newlines=True, cwd=str(ROOT)
+        [*command, "--disable-pip-version-check", "--no-input", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=str(ROOT),
+        env=dict(os.environ, PYTHONUNBUFFERED="1"),
+        start_new_session=True,
     ) as process:
-        for line in process.stderr:
-            sys.stderr.write(line)
-            said.append(line)
+        try:
+            output = process.stdout.fileno()
+            while True:
+                if select.select([output], [], [], ON_TERMINAL)[0]:
+                    heard = os.read(output, 65536)
+                    if not heard:
+                        break
+                    *lines, rest = (rest + heard).split(b"\n")
+                    for line in lines:
+                        progress.hear(line.decode(errors="replace"))
+                progress.show()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            raise
     if process.returncode:
-        sys.exit("\nNot installed: {}.".format(advice("".join(said))))
+        said = "\n".join([*progress.said, rest.decode(errors="replace")])
+        sys.exit(f"\n{said}\nNot installed: {advice(said)}.")
+    progress.end_step()
 
 
 def install(what, environment=ROOT / ".venv"):
@@ -207,15 +290,10 @@ def install(what, environment=ROOT / ".venv"):
             "Installing the book's packages into .venv: with PyTorch about 7 GB, some minutes",
             flush=True,
         )
-        # First what is small: a network that fails does so in seconds. From 25.1 on, pip shows how far it has installed.
-        pip(environment, "--quiet", "--upgrade", "pip>=25.1")
+        # First what is small: a network that fails does so in seconds. From 24.1 on, pip says how far a download is.
+        pip(environment, "--upgrade", "pip>=24.1")
         pip(
-            environment,
-            "--prefer-binary",
-            "--editable",
-            ".",
-            "--requirement",
-            "requirements.txt",
+            environment, *WHEELS, "--editable", ".", "--requirement", LISTS[what][0]
         )
         settings = environment / "etc" / "ipython"
         settings.mkdir(parents=True, exist_ok=True)
@@ -224,9 +302,13 @@ def install(what, environment=ROOT / ".venv"):
         )
     else:
         print("Installing what the tests need", flush=True)
-        pip(environment, "--prefer-binary", "--requirement", LISTS[what][0])
+        pip(environment, *WHEELS, "--requirement", LISTS[what][0])
     stamp.write_text(digest)
 
 
 if __name__ == "__main__":
-    install(sys.argv[1])
+    try:
+        install(sys.argv[1])
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from there.", file=sys.stderr)
+        sys.exit(130)

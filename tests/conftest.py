@@ -60,6 +60,27 @@ def hub(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
+@pytest.fixture
+def weigh(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """``weigh(what, weights, limit)`` holds weights in kB, by name, against a limit; all are printed at the end."""
+
+    def hold(what: str, weights: dict[str, float], limit: float) -> None:
+        record_property("weights", [what, weights, limit])
+        assert not {name: weight for name, weight in weights.items() if weight > limit}, f"more than {limit} kB"
+
+    return hold
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print as bars what was weighed. Reports bring it here from the processes that ran the tests."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    properties = [entry for report in reports for entry in getattr(report, "user_properties", ())]
+    for what, weights, limit in (value for key, value in properties if key == "weights"):
+        terminalreporter.section(f"{what}: {limit} kB at most")
+        for name, weight in weights.items():
+            terminalreporter.line(f"{name:<28.28} {weight:4.0f} kB {'█' * round(40 * weight / limit)}")
+
+
 def write_table(folder: Path, splits: dict[str, dict[str, list]], features: datasets.Features | None = None) -> Path:
     """A local folder that `load_data` reads: one Parquet file a split."""
     folder.mkdir()

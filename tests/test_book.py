@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -123,10 +124,9 @@ def test_markdown_is_plain(notebook):
             )
 
 
-def test_every_notebook_is_in_the_table_of_contents():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    entries = {toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])}
-    assert entries >= {f"book/{path.stem}" for path in NOTEBOOKS}
+def test_every_notebook_and_page_is_in_the_table_of_contents():
+    entries = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text()))
+    assert entries >= {f"book/{path.stem}" for path in [*NOTEBOOKS, *BOOK.glob("*.md")]}
     missing = [entry for entry in entries if not any((ROOT / f"{entry}.{kind}").exists() for kind in ("ipynb", "md"))]
     assert not missing
 
@@ -139,7 +139,8 @@ def test_readme_says_what_each_command_takes():
 def test_package_reference_lists_every_public_name():
     import lmc_utils
 
-    listed = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", (BOOK / "api.md").read_text(), re.M)
+    reference = "".join(path.read_text() for path in BOOK.glob("api-*.md"))
+    listed = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", reference, re.M)
     assert sorted(listed) == sorted(lmc_utils.__all__)
 
 
@@ -584,6 +585,10 @@ def html() -> Path:
     return HTML
 
 
+def test_no_page_is_heavy(html: Path, weigh: Callable[..., None]):
+    weigh("pages", {name: (html / name).stat().st_size / 1e3 for name in PAGES}, limit=450)
+
+
 def local(url: str) -> Path:
     """The file that a file: address points to."""
     return Path(unquote(urlsplit(url).path))
@@ -608,7 +613,7 @@ GIVEN = {"definition-list": {"enabled": False}, "aria-required-children": {"enab
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES or ["index.html"])
-def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace, capsys: pytest.CaptureFixture):
+def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     page = watched.page
     page.set_viewport_size({"width": 1280, "height": 900})
     page.emulate_media(color_scheme=scheme)
@@ -644,12 +649,6 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace, caps
     assert not {found["id"]: [node["html"] for node in found["nodes"]] for found in grave}
 
     assert not watched.wrong
-    if scheme == "light":
-        weight = sum(local(url).stat().st_size for url in watched.requests if url.startswith("file:"))
-        with capsys.disabled():
-            print(
-                f"\n  {name}: {(html / name).stat().st_size / 1e3:.0f} kB, with all that it loads {weight / 1e6:.2f} MB"
-            )
 
 
 def test_search_works_from_disk(html: Path, watched: SimpleNamespace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,16 +37,10 @@ def test_a_committed_figure_carries_todays_script(stem: str, fragment: str, stat
     assert TWIN.sub("", wrap(state)) == TWIN.sub("", fragment), told
 
 
-def test_figures_are_light(capsys: pytest.CaptureFixture) -> None:
-    weights = {}
-    for name, (_, fragment, _) in zip(NAMES, FIGURES, strict=True):
-        weights[name] = len(once(fragment, "_static/lmc")[0].encode()) / 1e3
-    with capsys.disabled():
-        print("\n  figures, kB: " + ", ".join(f"{name} {weight:.0f}" for name, weight in weights.items()))
-    assert {name: weight for name, weight in weights.items() if weight > LIMIT} == {}
-
-
-LIMIT = 120  # kB: state, static twin and numbers; a page loads the scripts beside them once
+def test_figures_are_light(weigh: Callable[..., None]) -> None:
+    """State, static twin and numbers; a page loads the scripts beside them once."""
+    bodies = [once(fragment, "_static/lmc")[0] for _, fragment, _ in FIGURES]
+    weigh("figures", {name: len(body.encode()) / 1e3 for name, body in zip(NAMES, bodies, strict=True)}, limit=120)
 
 
 def test_a_page_loads_each_script_and_style_once() -> None:
