@@ -24,7 +24,7 @@ FLOORS = (
     {"", "moved"},  # the package itself, where all names come together
 )
 PACKAGE = Path(lmc.__file__).parent
-FILES = {".".join(f.relative_to(PACKAGE).with_suffix("").parts): f for f in PACKAGE.rglob("*.py")}
+FILES = {".".join(f.relative_to(PACKAGE).with_suffix("").parts): f for f in sorted(PACKAGE.rglob("*.py"))}
 MODULES = {name.removesuffix("__init__").rstrip("."): path for name, path in FILES.items()}
 SHARED = {"base", "fold", "folders", "layout", "pretrained", "stock", "transformer"}  # what networks/ has beside them
 ARCHITECTURES = {name.removeprefix("networks.") for name in MODULES if name.startswith("networks.")} - SHARED
@@ -117,7 +117,7 @@ def test_names_are_seen():
 def test_imports_are_seen():
     assert {"landscape.evaluate", "data"} <= imports("train")
     assert {"landscape.prompt", "landscape.average"} <= imports("landscape.curve")  # the first for types only
-    assert "networks.gpt2" in imports("checkpoints")
+    assert "networks.base" in imports("landscape.repair")
     assert "explore.figure" in imports("explore")
 
 
