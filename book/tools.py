@@ -30,23 +30,38 @@ LANGUAGE = {
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-# What outputs come from, beside the code of their notebook.
+# What outputs come from, beside the code of their notebook ...
 SOURCES = ("lmc_utils", "requirements.txt")
+# ... and what lies there, but changes nothing that a cell prints: `make figures` renews scripts and styles.
+SILENT = (
+    "lmc_utils/assets/make_data.py",
+    "lmc_utils/explore/once.py",
+    "lmc_utils/explore/web",
+)
 # What Sphinx would not notice: it looks at the pages' files.
 UNSEEN = (*SOURCES, "book/static", "book/vendor")
 # Two cores are used best by two notebooks with a thread each (the Makefile sets that).
 SIDE_BY_SIDE = 2
 
 
-def fingerprint(names: Iterable[str], root: Path = ROOT) -> str:
-    """Hash the names and the content of files and of all that is in folders, compiled Python excepted."""
-    digest = hashlib.sha256()
+def fingerprint(
+    names: Iterable[str], root: Path = ROOT, without: Iterable[str] = ()
+) -> str:
+    """Hash the names and the content of files and of all that is in folders, except compiled Python and ``without``."""
+    digest, left = hashlib.sha256(), [root / name for name in without]
     for name in names:
         for path in sorted([root / name, *root.joinpath(name).rglob("*")]):
+            if any(path.is_relative_to(place) for place in left):
+                continue
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def sources(root: Path = ROOT) -> str:
+    """Hash the part of the package and its requirements that decides what notebooks print."""
+    return fingerprint(SOURCES, root, without=SILENT)
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
@@ -84,7 +99,7 @@ async def execute(path: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
     stamp = {
         "code": code_hash(notebook),
-        "sources": fingerprint(SOURCES, path.resolve().parent.parent),
+        "sources": sources(path.resolve().parent.parent),
     }
     client = NotebookClient(
         notebook,
@@ -186,7 +201,7 @@ def refresh(which: str = "changed", root: Path = ROOT) -> None:
         names = " ".join(path.relative_to(root).as_posix() for path in stale)
         sys.exit(f'make notebooks NOTEBOOKS="{names}"')
     asyncio.run(execute_all(stale))
-    now = fingerprint(SOURCES, root)
+    now = sources(root)
     older = [
         path.name
         for path in paths

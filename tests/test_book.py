@@ -223,7 +223,7 @@ def tiny(tmp_path: Path) -> Path:
         'title: Tiny\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
     )
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/one}]\n")
-    sources = tools.fingerprint(tools.SOURCES, tmp_path)
+    sources = tools.sources(tmp_path)
     for name in ("index", "one"):
         notebook = make_notebook("1 / 0", printed=f"printed by {name} long ago")
         notebook.metadata["lmc"]["sources"] = sources
@@ -279,7 +279,7 @@ def test_a_notebook_whose_code_changed_is_executed_and_a_line_says_which_and_why
     assert notebook.cells[1].outputs[0].text == "printed anew\n"
     assert notebook.metadata.lmc == {
         "code": tools.code_hash(notebook),
-        "sources": tools.fingerprint(tools.SOURCES, tiny),
+        "sources": tools.sources(tiny),
     }
     said = capsys.readouterr().out
     assert "one.ipynb is executed: its code changed after it ran" in said
@@ -318,6 +318,19 @@ def test_a_package_that_changed_is_told_in_one_line_and_nothing_is_executed(name
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert "package or its requirements changed after all notebooks ran" in said
+
+
+@pytest.mark.parametrize("name", ["explore/web/plane.js", "explore/once.py", "assets/make_data.py"])
+def test_what_changes_nothing_that_a_cell_prints_makes_no_outputs_older(name, tiny, capsys):
+    assert (ROOT / "lmc_utils" / name).exists()
+    changed = tiny / "lmc_utils" / name
+    changed.parent.mkdir(parents=True)
+    changed.write_text("two")
+    tools.refresh(root=tiny)
+    assert capsys.readouterr().out == ""
+    assert tools.forget(tiny)
+    changed.write_text("three")
+    assert tools.forget(tiny), "the pages show it"
 
 
 def test_why_a_notebook_is_executed():
