@@ -38,8 +38,8 @@ SILENT = (
     "lmc_utils/explore/once.py",
     "lmc_utils/explore/web",
 )
-# What Sphinx would not notice: it looks at the pages' files.
-UNSEEN = (*SOURCES, "book/static", "book/vendor")
+# Sphinx looks at the files of pages and would not notice these. The contents are in the margin of every page.
+UNSEEN = (*SOURCES, "_toc.yml", "book/static", "book/vendor")
 # Two cores are used best by two notebooks with a thread each (the Makefile sets that).
 SIDE_BY_SIDE = 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import importlib.util
 import os
 import re
@@ -136,11 +137,22 @@ def test_readme_says_what_each_command_takes():
     assert {"make book", "make notebooks", "make test", "make test-fast", "make test-portable"} <= {*table}
 
 
-def test_package_reference_lists_every_public_name():
+def test_package_reference_documents_every_public_name_once():
     import lmc_utils
 
     reference = "".join(path.read_text() for path in BOOK.glob("api-*.md"))
-    listed = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", reference, re.M)
+    entries = re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)$", reference, re.M)
+    public = [entry for entry in entries if "." not in entry]
+    assert sorted(public) == sorted(lmc_utils.__all__)
+    places = [entry.rpartition(".") for entry in entries]
+    objects = [getattr(importlib.import_module(module or "lmc_utils"), name) for module, _, name in places]
+    assert len({id(found) for found in objects}) == len(objects), "one thing under two names"
+
+
+def test_package_reference_begins_with_every_public_name():
+    import lmc_utils
+
+    listed = re.findall(r"\{py:obj\}`~lmc_utils\.(\w+)`", (BOOK / "api.md").read_text())
     assert sorted(listed) == sorted(lmc_utils.__all__)
 
 
@@ -393,7 +405,7 @@ def test_pages_are_forgotten_when_something_changes_that_sphinx_would_not_notice
     (module.parent / "__pycache__" / "paths.pyc").write_text("compiled")
     module.touch()
     assert not dropped()
-    for file in (module, css, tiny / "requirements.txt"):
+    for file in (module, css, tiny / "requirements.txt", tiny / "_toc.yml"):
         file.write_text("two")
         assert dropped(), file
     module.rename(module.with_name("path.py"))
@@ -661,6 +673,21 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     grave = [found for found in violations if found["impact"] in ("serious", "critical")]
     assert not {found["id"]: [node["html"] for node in found["nodes"]] for found in grave}
 
+    assert not watched.wrong
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("api.html#lmc_utils.barrier", "api-paths.html#lmc_utils.barrier"),
+        ("api.html#lmc_utils.Network.state_dict", "api-networks.html#lmc_utils.Network.state_dict"),
+        ("api.html#what-is-promised", "api.html#what-is-promised"),
+        ("api.html#lmc_utils.gone", "api.html#lmc_utils.gone"),
+    ],
+)
+def test_addresses_of_the_reference_on_one_page_lead_to_its_pages(old, new, html, watched):
+    watched.page.goto((html / "book" / old.partition("#")[0]).as_uri() + "#" + old.partition("#")[2])
+    watched.page.wait_for_url(f"**/book/{new}")
     assert not watched.wrong
 
 

@@ -58,7 +58,7 @@ def modules(node: str) -> Path:
         install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error", *wanted]
         done = subprocess.run(install, cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            lack(f"npm did not install {' '.join(wanted)}: {(done.stderr or done.stdout).strip()[-300:]}")
+            lack(f"npm did not install {' '.join(wanted)}: {(done.stderr or done.stdout).strip()[:300]}")
     return folder / "node_modules"
 
 
