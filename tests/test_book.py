@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import importlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -375,7 +376,7 @@ def test_two_notebooks_run_side_by_side(tmp_path):
     for here, there in (paths, paths[::-1]):
         code = textwrap.dedent(source).format(here=here.stem, there=there.stem)
         nbformat.write(make_notebook(code), here)
-    asyncio.run(tools.execute_all(paths))
+    tools.execute_all(paths)
 
 
 def test_a_notebook_that_fails_stays_as_it_was_and_the_others_run(tmp_path):
@@ -384,10 +385,49 @@ def test_a_notebook_that_fails_stays_as_it_was_and_the_others_run(tmp_path):
     nbformat.write(make_notebook("print('written')"), whole)
     before = broken.read_bytes()
     with pytest.raises(SystemExit, match=r"broken\.ipynb stopped, and stays as it was:\n(.|\n)*ZeroDivisionError"):
-        asyncio.run(tools.execute_all([broken, whole]))
+        tools.execute_all([broken, whole])
     assert broken.read_bytes() == before
     assert nbformat.read(whole, as_version=4).cells[1].outputs[0].text == "written\n"
     assert {path.name for path in tmp_path.iterdir()} == {"broken.ipynb", "whole.ipynb"}
+
+
+def interrupt(script: str, *arguments: str, when: Callable[[], bool]) -> SimpleNamespace:
+    """How a script of the book ends, and what it says, when Ctrl-C comes as soon as ``when()``."""
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs do not
+    code = f"import runpy, signal; {listen}; runpy.run_path({str(BOOK / script)!r}, run_name='__main__')"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes) as process:
+        while not when() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    return SimpleNamespace(code=process.returncode, out=out, said=said)
+
+
+def test_ctrl_c_ends_notebooks_with_one_line_and_leaves_them_as_they_were(tmp_path):
+    paths = [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
+    for path in paths:
+        source = f"import pathlib, time; pathlib.Path('{path.stem}').write_text(str(os.getpid())); time.sleep(100)"
+        nbformat.write(make_notebook(f"import os; {source}"), path)
+    before = [path.read_bytes() for path in paths]
+    marks = [tmp_path / "a", tmp_path / "b"]
+    done = interrupt("tools.py", "execute", *map(str, paths), when=lambda: all(map(Path.exists, marks)))
+    assert done.code == 130
+    assert done.said == "\nStopped. What was finished is kept; notebooks that were running stay as they were.\n"
+    assert [path.read_bytes() for path in paths] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "a.ipynb", "b.ipynb"}
+    for mark in marks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(mark.read_text()), 0)
+
+
+def test_a_kernel_that_dies_is_told_and_the_others_run(tmp_path):
+    dying, whole = tmp_path / "dying.ipynb", tmp_path / "whole.ipynb"
+    nbformat.write(make_notebook("import os; os._exit(1)"), dying)
+    nbformat.write(make_notebook("print('written')"), whole)
+    with pytest.raises(SystemExit, match=r"dying\.ipynb stopped, and stays as it was: its kernel died"):
+        tools.execute_all([dying, whole])
+    assert nbformat.read(whole, as_version=4).cells[1].outputs[0].text == "written\n"
 
 
 def test_pages_are_forgotten_when_something_changes_that_sphinx_would_not_notice(tiny):
