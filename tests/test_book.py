@@ -519,6 +519,44 @@ def test_make_installs_once_and_takes_an_interrupted_installation_up_again(check
     assert "Installing" in run(checkout, "book", python).said
 
 
+PIP = """
+Collecting torch>=2.4 (from -r requirements.txt (line 1))
+  Downloading torch-2.11-none.whl (200.0 MB)
+Progress 100000000 of 200000000
+Progress 200000000 of 200000000
+Requirement already satisfied: pip in a folder
+Collecting numpy
+  Downloading numpy-2-none.whl (20.0 MB)
+Progress 20000000 of 20000000
+Installing collected packages: numpy, torch
+"""
+
+
+def test_an_installation_says_one_line_a_step(tmp_path, capsys):
+    progress = install.Progress(tmp_path)
+    progress.start -= 1  # the clock of a file system is coarser
+    for line in PIP.splitlines():
+        progress.hear(line)
+        progress.show()
+    for name in ("numpy-2", "torch-2.11"):
+        (tmp_path / "lib" / "python" / "site-packages" / f"{name}.dist-info").mkdir(parents=True)
+    progress.end_step()
+    said = capsys.readouterr().out
+    assert re.sub(r"\d+ s$", "_ s", said, flags=re.M).splitlines() == [
+        "  2 packages to install, 220 MB downloaded: _ s",
+        "  2 of 2 packages installed: _ s",
+    ]
+
+
+def test_a_failed_installation_ends_with_the_last_lines_of_pip(checkout):
+    lines = [f"Collecting package-{i}" for i in range(300)]
+    (checkout / "pip").write_text("\n".join([*lines, "ERROR: No matching distribution found for torch>=2.4", ""]))
+    said = run(checkout, "book", f"PYTHON={sys.executable}").said
+    assert "package-299" in said
+    assert "package-200" not in said
+    assert said.index("No matching distribution") < said.index("Not installed: the index lacks")
+
+
 def test_make_executes_all_on_demand(checkout):
     assert "--execute all" in run(checkout, "book", f"PYTHON={sys.executable}", "EXECUTE=1").out
 
