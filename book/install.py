@@ -35,6 +35,7 @@ PLACES = (
 )
 # Seconds between two signs of life, where they overwrite each other and where each is a line of its own.
 ON_TERMINAL, ELSEWHERE = 0.5, 10
+LAST = 15  # lines of pip's that are shown where it fails
 # What pip says on its way out, and what helps. The first that fits: an unreachable index also finds no versions.
 ADVICE = (
     (
@@ -264,7 +265,8 @@ def pip(environment, *arguments):
             raise
     if process.returncode:
         said = "\n".join([*progress.said, rest.decode(errors="replace")])
-        sys.exit(f"\n{said}\nNot installed: {advice(said)}.")
+        last = "\n".join(said.splitlines()[-LAST:])
+        sys.exit(f"\n{last}\nNot installed: {advice(said)}.")
     progress.end_step()
 
 

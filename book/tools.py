@@ -30,23 +30,38 @@ LANGUAGE = {
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-# What outputs come from, beside the code of their notebook.
+# What outputs come from, beside the code of their notebook ...
 SOURCES = ("lmc_utils", "requirements.txt")
-# What Sphinx would not notice: it looks at the pages' files.
-UNSEEN = (*SOURCES, "book/static", "book/vendor")
+# ... and what lies there, but changes nothing that a cell prints: `make figures` renews scripts and styles.
+SILENT = (
+    "lmc_utils/assets/make_data.py",
+    "lmc_utils/explore/once.py",
+    "lmc_utils/explore/web",
+)
+# Sphinx looks at the files of pages and would not notice these. The contents are in the margin of every page.
+UNSEEN = (*SOURCES, "_toc.yml", "book/static", "book/vendor")
 # Two cores are used best by two notebooks with a thread each (the Makefile sets that).
 SIDE_BY_SIDE = 2
 
 
-def fingerprint(names: Iterable[str], root: Path = ROOT) -> str:
-    """Hash the names and the content of files and of all that is in folders, compiled Python excepted."""
-    digest = hashlib.sha256()
+def fingerprint(
+    names: Iterable[str], root: Path = ROOT, without: Iterable[str] = ()
+) -> str:
+    """Hash the names and the content of files and of all that is in folders, except compiled Python and ``without``."""
+    digest, left = hashlib.sha256(), [root / name for name in without]
     for name in names:
         for path in sorted([root / name, *root.joinpath(name).rglob("*")]):
+            if any(path.is_relative_to(place) for place in left):
+                continue
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def sources(root: Path = ROOT) -> str:
+    """Hash the part of the package and its requirements that decides what notebooks print."""
+    return fingerprint(SOURCES, root, without=SILENT)
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
@@ -84,7 +99,7 @@ async def execute(path: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
     stamp = {
         "code": code_hash(notebook),
-        "sources": fingerprint(SOURCES, path.resolve().parent.parent),
+        "sources": sources(path.resolve().parent.parent),
     }
     client = NotebookClient(
         notebook,
@@ -94,7 +109,16 @@ async def execute(path: Path) -> None:
         record_timing=False,
         coalesce_streams=True,
     )
-    await client.async_execute()
+    run = asyncio.ensure_future(client.async_execute())
+    try:
+        await asyncio.shield(run)
+    except asyncio.CancelledError:
+        # Ctrl-C: the kernel goes without a word, and so do the tasks that nbclient leaves behind.
+        client.shutdown_kernel = "immediate"
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        raise
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
@@ -134,15 +158,30 @@ def wrap_figures(path: Path) -> int:
     return changed
 
 
-async def execute_all(paths: Iterable[Path]) -> None:
+def execute_all(paths: Iterable[Path]) -> None:
     """Run notebooks in place, two side by side, and say which one runs and how long it took.
 
     Raises
     ------
     SystemExit
         If notebooks stopped, with what stopped them. They stay as they were; the others have run.
+    KeyboardInterrupt
+        After Ctrl-C, once the kernels are gone. Notebooks that were running stay as they were.
     """
-    paths, turns, stopped = [*paths], asyncio.Semaphore(SIDE_BY_SIDE), []
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("asyncio's own answer to Ctrl-C reaches every notebook")
+
+    with asyncio.Runner() as runner:
+        # Each of nbclient's handlers replaces the one before, and ends the kernel of one notebook alone.
+        runner.get_loop().add_signal_handler = refuse
+        if stopped := runner.run(take_turns([*paths])):
+            sys.exit("\n".join(stopped))
+
+
+async def take_turns(paths: list[Path]) -> list[str]:
+    """Run notebooks, and return what stopped them."""
+    turns, stopped = asyncio.Semaphore(SIDE_BY_SIDE), []
 
     async def take_turn(number: int, path: Path) -> None:
         async with turns:
@@ -153,14 +192,15 @@ async def execute_all(paths: Iterable[Path]) -> None:
             except CellControlSignal as error:
                 stopped.append(f"{path} stopped, and stays as it was:\n{error}")
             except DeadKernelError:
-                sys.exit(f"{path}: its kernel died, for want of memory perhaps")
+                stopped.append(
+                    f"{path} stopped, and stays as it was: its kernel died, for want of memory perhaps"
+                )
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
     async with asyncio.TaskGroup() as group:
         for number, path in enumerate(paths, 1):
             group.create_task(take_turn(number, path))
-    if stopped:
-        sys.exit("\n".join(stopped))
+    return stopped
 
 
 def refresh(which: str = "changed", root: Path = ROOT) -> None:
@@ -185,8 +225,8 @@ def refresh(which: str = "changed", root: Path = ROOT) -> None:
     if stale and which == "none":
         names = " ".join(path.relative_to(root).as_posix() for path in stale)
         sys.exit(f'make notebooks NOTEBOOKS="{names}"')
-    asyncio.run(execute_all(stale))
-    now = fingerprint(SOURCES, root)
+    execute_all(stale)
+    now = sources(root)
     older = [
         path.name
         for path in paths
@@ -232,14 +272,22 @@ def build(root: Path = ROOT) -> None:
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is answered here
     ) as process:
-        for line in process.stdout:
-            line = re.sub(r"\x1b\[[\d;]*m", "", line)
-            if re.match(r"(reading sources|writing output)\.\.\. \[", line):
-                print(line, end="", flush=True)
+        try:
+            for line in process.stdout:
+                line = re.sub(r"\x1b\[[\d;]*m", "", line)
+                if re.match(r"(reading sources|writing output)\.\.\. \[", line):
+                    print(line, end="", flush=True)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            # Sphinx would neither repeat its warnings nor finish a page that is half written: all are read again.
+            if process.wait():
+                shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
     if process.returncode:
-        # Sphinx would not repeat its warnings: a page that has one is read again next time.
-        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
         sys.exit("The book has the errors above; pages without one are built.")
     pages = root / "_build" / "html"
     print(
@@ -324,7 +372,7 @@ def main() -> None:
         refresh(arguments.execute)
         build()
     elif arguments.command == "execute":
-        asyncio.run(execute_all(arguments.notebooks))
+        execute_all(arguments.notebooks)
     elif arguments.command == "figures":
         for path in arguments.notebooks:
             print(f"{path}: {wrap_figures(path)} figures wrapped anew")
@@ -337,4 +385,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. What was finished is kept; notebooks that were running stay as they were.",
+            file=sys.stderr,
+        )
+        sys.exit(130)

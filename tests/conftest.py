@@ -74,11 +74,12 @@ def weigh(record_property: Callable[[str, object], None]) -> Callable[..., None]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print as bars what was weighed. Reports bring it here from the processes that ran the tests."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
-    properties = [entry for report in reports for entry in getattr(report, "user_properties", ())]
+    calls = [report for report in reports if getattr(report, "when", "") == "call"]  # teardown repeats the properties
+    properties = [entry for report in calls for entry in report.user_properties]
     for what, weights, limit in (value for key, value in properties if key == "weights"):
         terminalreporter.section(f"{what}: {limit} kB at most")
         for name, weight in weights.items():
-            terminalreporter.line(f"{name:<28.28} {weight:4.0f} kB {'█' * round(40 * weight / limit)}")
+            terminalreporter.line(f"{name:<32.32} {weight:4.0f} kB {'█' * round(40 * weight / limit)}")
 
 
 def write_table(folder: Path, splits: dict[str, dict[str, list]], features: datasets.Features | None = None) -> Path:

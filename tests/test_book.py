@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
-import asyncio
+import importlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -136,11 +138,22 @@ def test_readme_says_what_each_command_takes():
     assert {"make book", "make notebooks", "make test", "make test-fast", "make test-portable"} <= {*table}
 
 
-def test_package_reference_lists_every_public_name():
+def test_package_reference_documents_every_public_name_once():
     import lmc_utils
 
     reference = "".join(path.read_text() for path in BOOK.glob("api-*.md"))
-    listed = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", reference, re.M)
+    entries = re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)$", reference, re.M)
+    public = [entry for entry in entries if "." not in entry]
+    assert sorted(public) == sorted(lmc_utils.__all__)
+    places = [entry.rpartition(".") for entry in entries]
+    objects = [getattr(importlib.import_module(module or "lmc_utils"), name) for module, _, name in places]
+    assert len({id(found) for found in objects}) == len(objects), "one thing under two names"
+
+
+def test_package_reference_begins_with_every_public_name():
+    import lmc_utils
+
+    listed = re.findall(r"\{py:obj\}`~lmc_utils\.(\w+)`", (BOOK / "api.md").read_text())
     assert sorted(listed) == sorted(lmc_utils.__all__)
 
 
@@ -223,7 +236,7 @@ def tiny(tmp_path: Path) -> Path:
         'title: Tiny\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n'
     )
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/one}]\n")
-    sources = tools.fingerprint(tools.SOURCES, tmp_path)
+    sources = tools.sources(tmp_path)
     for name in ("index", "one"):
         notebook = make_notebook("1 / 0", printed=f"printed by {name} long ago")
         notebook.metadata["lmc"]["sources"] = sources
@@ -279,7 +292,7 @@ def test_a_notebook_whose_code_changed_is_executed_and_a_line_says_which_and_why
     assert notebook.cells[1].outputs[0].text == "printed anew\n"
     assert notebook.metadata.lmc == {
         "code": tools.code_hash(notebook),
-        "sources": tools.fingerprint(tools.SOURCES, tiny),
+        "sources": tools.sources(tiny),
     }
     said = capsys.readouterr().out
     assert "one.ipynb is executed: its code changed after it ran" in said
@@ -320,6 +333,19 @@ def test_a_package_that_changed_is_told_in_one_line_and_nothing_is_executed(name
     assert "package or its requirements changed after all notebooks ran" in said
 
 
+@pytest.mark.parametrize("name", ["explore/web/plane.js", "explore/once.py", "assets/make_data.py"])
+def test_what_changes_nothing_that_a_cell_prints_makes_no_outputs_older(name, tiny, capsys):
+    assert (ROOT / "lmc_utils" / name).exists()
+    changed = tiny / "lmc_utils" / name
+    changed.parent.mkdir(parents=True)
+    changed.write_text("two")
+    tools.refresh(root=tiny)
+    assert capsys.readouterr().out == ""
+    assert tools.forget(tiny)
+    changed.write_text("three")
+    assert tools.forget(tiny), "the pages show it"
+
+
 def test_why_a_notebook_is_executed():
     def why(change: str) -> str:
         notebook = make_notebook("1", "2", printed="3")
@@ -350,7 +376,7 @@ def test_two_notebooks_run_side_by_side(tmp_path):
     for here, there in (paths, paths[::-1]):
         code = textwrap.dedent(source).format(here=here.stem, there=there.stem)
         nbformat.write(make_notebook(code), here)
-    asyncio.run(tools.execute_all(paths))
+    tools.execute_all(paths)
 
 
 def test_a_notebook_that_fails_stays_as_it_was_and_the_others_run(tmp_path):
@@ -359,10 +385,49 @@ def test_a_notebook_that_fails_stays_as_it_was_and_the_others_run(tmp_path):
     nbformat.write(make_notebook("print('written')"), whole)
     before = broken.read_bytes()
     with pytest.raises(SystemExit, match=r"broken\.ipynb stopped, and stays as it was:\n(.|\n)*ZeroDivisionError"):
-        asyncio.run(tools.execute_all([broken, whole]))
+        tools.execute_all([broken, whole])
     assert broken.read_bytes() == before
     assert nbformat.read(whole, as_version=4).cells[1].outputs[0].text == "written\n"
     assert {path.name for path in tmp_path.iterdir()} == {"broken.ipynb", "whole.ipynb"}
+
+
+def interrupt(script: str, *arguments: str, when: Callable[[], bool]) -> SimpleNamespace:
+    """How a script of the book ends, and what it says, when Ctrl-C comes as soon as ``when()``."""
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs do not
+    code = f"import runpy, signal; {listen}; runpy.run_path({str(BOOK / script)!r}, run_name='__main__')"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes) as process:
+        while not when() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    return SimpleNamespace(code=process.returncode, out=out, said=said)
+
+
+def test_ctrl_c_ends_notebooks_with_one_line_and_leaves_them_as_they_were(tmp_path):
+    paths = [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
+    for path in paths:
+        source = f"import pathlib, time; pathlib.Path('{path.stem}').write_text(str(os.getpid())); time.sleep(100)"
+        nbformat.write(make_notebook(f"import os; {source}"), path)
+    before = [path.read_bytes() for path in paths]
+    marks = [tmp_path / "a", tmp_path / "b"]
+    done = interrupt("tools.py", "execute", *map(str, paths), when=lambda: all(map(Path.exists, marks)))
+    assert done.code == 130
+    assert done.said == "\nStopped. What was finished is kept; notebooks that were running stay as they were.\n"
+    assert [path.read_bytes() for path in paths] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "a.ipynb", "b.ipynb"}
+    for mark in marks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(mark.read_text()), 0)
+
+
+def test_a_kernel_that_dies_is_told_and_the_others_run(tmp_path):
+    dying, whole = tmp_path / "dying.ipynb", tmp_path / "whole.ipynb"
+    nbformat.write(make_notebook("import os; os._exit(1)"), dying)
+    nbformat.write(make_notebook("print('written')"), whole)
+    with pytest.raises(SystemExit, match=r"dying\.ipynb stopped, and stays as it was: its kernel died"):
+        tools.execute_all([dying, whole])
+    assert nbformat.read(whole, as_version=4).cells[1].outputs[0].text == "written\n"
 
 
 def test_pages_are_forgotten_when_something_changes_that_sphinx_would_not_notice(tiny):
@@ -380,7 +445,7 @@ def test_pages_are_forgotten_when_something_changes_that_sphinx_would_not_notice
     (module.parent / "__pycache__" / "paths.pyc").write_text("compiled")
     module.touch()
     assert not dropped()
-    for file in (module, css, tiny / "requirements.txt"):
+    for file in (module, css, tiny / "requirements.txt", tiny / "_toc.yml"):
         file.write_text("two")
         assert dropped(), file
     module.rename(module.with_name("path.py"))
@@ -452,6 +517,44 @@ def test_make_installs_once_and_takes_an_interrupted_installation_up_again(check
     with (checkout / "requirements.txt").open("a") as file:
         file.write("another\n")
     assert "Installing" in run(checkout, "book", python).said
+
+
+PIP = """
+Collecting torch>=2.4 (from -r requirements.txt (line 1))
+  Downloading torch-2.11-none.whl (200.0 MB)
+Progress 100000000 of 200000000
+Progress 200000000 of 200000000
+Requirement already satisfied: pip in a folder
+Collecting numpy
+  Downloading numpy-2-none.whl (20.0 MB)
+Progress 20000000 of 20000000
+Installing collected packages: numpy, torch
+"""
+
+
+def test_an_installation_says_one_line_a_step(tmp_path, capsys):
+    progress = install.Progress(tmp_path)
+    progress.start -= 1  # the clock of a file system is coarser
+    for line in PIP.splitlines():
+        progress.hear(line)
+        progress.show()
+    for name in ("numpy-2", "torch-2.11"):
+        (tmp_path / "lib" / "python" / "site-packages" / f"{name}.dist-info").mkdir(parents=True)
+    progress.end_step()
+    said = capsys.readouterr().out
+    assert re.sub(r"\d+ s$", "_ s", said, flags=re.M).splitlines() == [
+        "  2 packages to install, 220 MB downloaded: _ s",
+        "  2 of 2 packages installed: _ s",
+    ]
+
+
+def test_a_failed_installation_ends_with_the_last_lines_of_pip(checkout):
+    lines = [f"Collecting package-{i}" for i in range(300)]
+    (checkout / "pip").write_text("\n".join([*lines, "ERROR: No matching distribution found for torch>=2.4", ""]))
+    said = run(checkout, "book", f"PYTHON={sys.executable}").said
+    assert "package-299" in said
+    assert "package-200" not in said
+    assert said.index("No matching distribution") < said.index("Not installed: the index lacks")
 
 
 def test_make_executes_all_on_demand(checkout):
@@ -648,6 +751,21 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     grave = [found for found in violations if found["impact"] in ("serious", "critical")]
     assert not {found["id"]: [node["html"] for node in found["nodes"]] for found in grave}
 
+    assert not watched.wrong
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("api.html#lmc_utils.barrier", "api-paths.html#lmc_utils.barrier"),
+        ("api.html#lmc_utils.Network.state_dict", "api-networks.html#lmc_utils.Network.state_dict"),
+        ("api.html#what-is-promised", "api.html#what-is-promised"),
+        ("api.html#lmc_utils.gone", "api.html#lmc_utils.gone"),
+    ],
+)
+def test_addresses_of_the_reference_on_one_page_lead_to_its_pages(old, new, html, watched):
+    watched.page.goto((html / "book" / old.partition("#")[0]).as_uri() + "#" + old.partition("#")[2])
+    watched.page.wait_for_url(f"**/book/{new}")
     assert not watched.wrong
 
 

@@ -29,7 +29,7 @@ function render({ model, el }) {
     canvas = null,
     stop = () => {};
 
-  // --- what stands in the page
+  // --- elements
   const panels = PANELS.map((panel) => ({
     ...{ width: 0, height: 0, x: null, y: null, lines: [], taken: [] }, // known once it is drawn
     ...panel,
@@ -119,7 +119,7 @@ function render({ model, el }) {
     table,
   );
 
-  // --- what the reader does
+  // --- events
   const move = (to) => {
     if (to !== at) {
       at = to;
@@ -263,7 +263,7 @@ function render({ model, el }) {
     layer.replaceChildren(...parts);
   }
 
-  // Not more than one label a method: near its line, clear of the others.
+  // At most one label for each method: near its line, clear of the others.
   function labels(panel, visible, xs, thin, taken) {
     const context = (canvas ??= document.createElement("canvas").getContext("2d"));
     context.font = `12px ${getComputedStyle(figure).fontFamily}`;
@@ -294,7 +294,7 @@ function render({ model, el }) {
     });
   }
 
-  // Where the excess is written: beside its bracket, clear of other lines and labels if it can; above or below a short one.
+  // Place of the number for the excess: beside its bracket, clear of other lines and labels if possible; above or below a short one.
   function beside(panel, px, top, low, width) {
     if (Math.abs(low - top) < 30) return [px, top > low ? top + 21 : top - 19];
     const near = px < panel.width / 2 ? 1 : -1;
@@ -380,7 +380,7 @@ function render({ model, el }) {
     answer();
   }
 
-  // --- what the network writes; three texts of four find the room that they need, so that the numbers below seldom move
+  // --- sampled texts; the space fits three texts of four, so that the numbers below seldom move
   const whose = () =>
     h("b", { class: "lmc-method", style: look(methods[chosen]).style }, methods[chosen].name);
   const lines = (texts?.written ?? [])
@@ -416,7 +416,7 @@ function render({ model, el }) {
       );
   }
 
-  // --- what the network answers
+  // --- predictions for single images
   let cards = [],
     cardsOf = null;
   function answer() {

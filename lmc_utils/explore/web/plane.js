@@ -1,4 +1,4 @@
-// The loss on the plane through three networks. The probe stands on measured networks only: the grid, and two straight lines.
+// The loss on the plane through three networks. The probe moves over measured networks only: a grid and two straight lines.
 
 const LEGEND = 54,
   LEFT = 36,
@@ -30,7 +30,7 @@ function render({ model, el }) {
     Q,
     stop = () => {};
 
-  // --- what stands in the page
+  // --- elements
   const handle = () => s("g", { class: "lmc-probe" }, s("circle", { r: 22 }), s("circle", { r: 7.5 }));
   const probe = handle(),
     bead = handle(),
@@ -87,7 +87,7 @@ function render({ model, el }) {
     says,
   );
 
-  // --- what the reader does
+  // --- events
   function go(place) {
     stop();
     now = place;
@@ -248,7 +248,7 @@ function render({ model, el }) {
     );
     buttons.childNodes.forEach((button, p) => button.setAttribute("aria-pressed", p === chosen));
   }
-  // Where on the chosen line the probe stands; beside the line the nearest place on it.
+  // Position of the probe on the chosen line; off the line, the nearest point on it.
   const shadow = () => lines[chosen].reduce((a, b) => (far(b.xy, now.xy) < far(a.xy, now.xy) ? b : a));
   function mark() {
     if (!to) return;

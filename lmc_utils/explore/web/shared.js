@@ -14,7 +14,7 @@ const element =
 const h = element(),
   s = element("http://www.w3.org/2000/svg");
 
-// JupyterLab's command mode would take the arrow keys of whatever has the focus and not this mark.
+// Without this mark, JupyterLab's command mode takes the arrow keys of the focused element.
 const FOCUS = { "data-lm-suppress-shortcuts": "true" };
 
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -57,7 +57,7 @@ const ticks = (low, high, count) => {
 
 const points = (xs, ys) => xs.map((x, i) => `${i ? "L" : "M"}${x.toFixed(1)} ${ys[i].toFixed(1)}`).join("");
 
-// What keys ask for, the same in all figures. Keys with modifiers belong to the browser.
+// The action of each key, the same in all figures. Keys with modifiers belong to the browser.
 const KEYS = {
   ArrowRight: { right: 1 },
   ArrowLeft: { right: -1 },
@@ -76,13 +76,13 @@ const onPress = (node, move) =>
     move({ right: 0, up: 0, page: 0, end: 0, fast: event.shiftKey, ...KEYS[event.key] });
   });
 
-// Where a press leads in a row of n places.
+// The index that a key press selects in a row of n places.
 const stepTo = ({ right, up, page, end }, at, n) =>
   clamp(at + right + up + page * Math.max(1, Math.round((n - 1) / 5)) + end * n, 0, n - 1);
 const onKeys = (node, place, n, move) => onPress(node, (press) => move(stepTo(press, place(), n)));
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-// A finger on the grip moves at once, too. What answers to a click itself is dragged like the rest, but not by the click.
+// A finger on the grip moves at once, too. Elements with a click handler can be dragged, but a click on them does not move the marker.
 const onDrag = (node, move, grip) => {
   grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   let start = null,
@@ -119,7 +119,7 @@ const resize = (svg, width, height) => {
     svg.setAttribute(key, value);
 };
 
-// Name, unit, grid lines and numbers of a plot over lambda in [0, 1]; the names of the end points stand under it.
+// Name, unit, grid lines and numbers of a plot over lambda in [0, 1], with the names of the end points below.
 const axes = (width, height, x, y, lines, [name, unit], ends) => {
   const text = (content, tx, ty, kind = "lmc-tick", anchor = "middle") =>
     s("text", { class: kind, x: tx, y: ty, "text-anchor": anchor }, content);
@@ -168,7 +168,7 @@ const tween = (from, to, draw, time = 260) => {
   return () => cancelAnimationFrame(frame);
 };
 
-// The look of a method: class and colours; the line as a swatch.
+// The style of a method: its class and colours, and a swatch of its line.
 const look = (method, more = "") => ({
   class: `lmc-method ${more}`,
   style: `--light:${method.color};--dark:${method.dark}`,
@@ -251,7 +251,7 @@ const menu = (items) => {
   return node;
 };
 
-// What every figure stands in: title, controls and the menu, its own parts, the caption. Returns the node in the page.
+// The frame of every figure: title, controls and the menu, its own parts, the caption. Returns the node in the page.
 const frame = (el, kind, { title, caption }, name, controls, items, ...parts) => {
   const figure = h(
     "figure",
@@ -270,7 +270,7 @@ const frame = (el, kind, { title, caption }, name, controls, items, ...parts) =>
   return figure;
 };
 
-// A name of its own for a group of radio buttons, of all figures in the page.
+// A name for a group of radio buttons that no other figure in the page uses.
 const uniqueGroup = () => `lmc${(window.lmcFigures = (window.lmcFigures ?? 0) + 1)}`;
 
 const save = (name, type, text) => {
@@ -286,7 +286,7 @@ const csv = (rows) =>
     )
     .join("\r\n") + "\r\n";
 
-// Drawings side by side as one file: what the style sheet says is written into the elements.
+// Drawings side by side in one SVG file, with the computed styles written into the elements.
 const PAINT = [
   "fill",
   "fill-opacity",
@@ -332,7 +332,7 @@ const drawing = (svgs) => {
   return new XMLSerializer().serializeToString(all);
 };
 
-// A drawn line with points between its corners.
+// A polyline with extra points between its corners.
 const dense = (xs, ys) =>
   ys
     .slice(1)
@@ -390,7 +390,7 @@ const placeLabels = (labels, others, taken, room, height) => {
   });
 };
 
-// One image of a strip: its node, and how to fill in an answer to it. `between` stands under the image.
+// One image of a strip: its node, and a function that fills in an answer. `between` goes under the image.
 const card = ({ truth, classes, sprite, shape }, i, ...between) => {
   const word = h("span"),
     mark = h("span", { class: "lmc-mark", "aria-hidden": "true" }),

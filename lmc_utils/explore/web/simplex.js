@@ -23,7 +23,7 @@ function render({ model, el }) {
     Y;
   const now = (m = chosen) => surfaces[m][split];
 
-  // --- what stands in the page
+  // --- elements
   const ground = s("g"),
     drawn = s("g"),
     spot = s("g"),
@@ -87,7 +87,7 @@ function render({ model, el }) {
     ),
   );
 
-  // --- what the reader does
+  // --- events
   function move(to) {
     if (to < 0) return;
     at = to;

@@ -118,7 +118,7 @@ function render({ model, el }) {
     light((pinned = Math.min(pinned, buttons.length - 1)));
   }
 
-  // Everything that the chosen site or parameter touches.
+  // All parameters and sites that the chosen one touches.
   function light(at) {
     const { site, param } = buttons[at].dataset,
       axes = param ? params[param].axes : [];
@@ -185,7 +185,7 @@ function render({ model, el }) {
     if (at >= 0 && event.pointerType === "mouse") light(at);
   });
   grid.addEventListener("pointerleave", () => light(pinned));
-  // A list is read downwards: there the next one is below.
+  // In a list, the next item is below.
   onPress(grid, ({ right, up, page, end }) => {
     const by = right - up - 4 * page + end * buttons.length;
     buttons[clamp(pinned + by, 0, buttons.length - 1)].focus();

@@ -8,7 +8,7 @@ function render({ model, el }) {
   let at = n >> 1,
     way = 0;
 
-  // --- what stands in the page
+  // --- elements
   const images = blocks.map(({ style }) => h("span", { class: "lmc-block", role: "img", style }));
   const slider = h("input", {
     type: "range",
@@ -94,7 +94,7 @@ function render({ model, el }) {
     ),
   );
 
-  // --- what the reader does
+  // --- events
   const move = (to) => {
     at = to;
     update();

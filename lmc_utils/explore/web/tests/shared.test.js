@@ -1,4 +1,4 @@
-// What the helpers of all figures compute, without a browser: node --test lmc_utils/explore/web/tests
+// The computations of the shared helpers, without a browser: node --test lmc_utils/explore/web/tests
 
 const assert = require("node:assert/strict");
 const { readFileSync } = require("node:fs");
@@ -6,7 +6,7 @@ const { join } = require("node:path");
 const { test } = require("node:test");
 const vm = require("node:vm");
 
-// The helpers are no module: Python joins them with each kind of figure. Values come back from their world as JSON.
+// The helpers are no module: Python joins them with each kind of figure. Values leave the sandbox as JSON.
 const source = readFileSync(join(__dirname, "..", "shared.js"), "utf-8");
 const call = (name, ...values) =>
   JSON.parse(
