@@ -33,6 +33,11 @@ class Symmetry(ABC):
         None  # its largest subgroup; where the class is not compact, the compact one
     )
     compact: ClassVar[bool] = True  # whether the best element for a cost exists (scales could grow for ever)
+    discrete: ClassVar[bool] = False  # whether no element can be moved a little: there is no continuous direction
+    is_stream: ClassVar[bool] = False  # a map between norms: what flows there is compared by its direction, and the
+    # site may be widened by repeating each of its dimensions
+    relabels: ClassVar[bool] = False  # whether each unit comes from one unit: only such a site has others inside
+    splits: ClassVar[bool] = False  # whether a unit may become several: see SemiPermutation.transport, fit, explained
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -42,11 +47,11 @@ class Symmetry(ABC):
     def dual(self) -> Tensor:
         """What happens to weights that read the site, shape (..., M, N): ``T^-T``, so that ``dual^T T = 1``."""
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        """Multiply one axis of ``x`` by ``T``; a batched element is spread along the axis ``batch``."""
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """Multiply one axis of ``x`` by ``T``; a batched element has a map for each index of the axes ``batch``."""
         return apply(self.matrix(), x, axis, batch)
 
-    def act_dual(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+    def act_dual(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
         """Multiply one axis of ``x`` by the dual."""
         return apply(self.dual(), x, axis, batch)
 
@@ -108,6 +113,11 @@ class Symmetry(ABC):
     def widening(cls) -> type[Symmetry]:
         """The class of this one's maps into wider sites: its own, but units that are relabelled may also split."""
         return cls
+
+    @classmethod
+    def relaxation(cls) -> type[Symmetry] | None:
+        """A class of mixtures of this one's elements, which is easier to learn, where there is one."""
+        return None
 
     @classmethod
     def pad(cls, n: int, m: int, batch: tuple[int, ...] = ()) -> Symmetry:
@@ -259,19 +269,17 @@ class Symmetry(ABC):
         return cls if LEVELS.index(cls.level) <= LEVELS.index(allow) else cls.smaller.restrict(allow)
 
 
-def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (B, M, N) for each index of the axis ``batch``."""
+def apply(matrix: Tensor, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (*B, M, N) for each index of the axes ``batch``."""
     matrix = matrix.to(x)
-    if batch is None and axis == x.ndim - 1:
+    if not batch and axis == x.ndim - 1:
         return x @ matrix.mT  # the same as below, but it lies in memory as x does
-    if batch is None:
+    if not batch:
         return torch.tensordot(matrix, x, dims=([-1], [axis])).movedim(0, axis)
-    moved = x.movedim((batch, axis), (0, 1))
-    return (
-        (matrix @ moved.reshape(*moved.shape[:2], -1))
-        .view(*matrix.shape[:2], *moved.shape[2:])
-        .movedim((0, 1), (batch, axis))
-    )
+    places = (*batch, axis)
+    moved = x.movedim(places, tuple(range(len(places))))
+    result = matrix @ moved.flatten(len(places)) if moved.ndim > len(places) else matrix @ moved.unsqueeze(-1)
+    return result.reshape(*matrix.shape[:-1], *moved.shape[len(places) :]).movedim(tuple(range(len(places))), places)
 
 
 def check_composable(g: Symmetry, h: Symmetry) -> None:
@@ -352,6 +360,8 @@ class Permutation(Symmetry):
     """
 
     level = "permutation"
+    discrete = True
+    relabels = True
     indices: Tensor
 
     def __post_init__(self) -> None:
@@ -394,8 +404,12 @@ class Permutation(Symmetry):
     def widening(cls) -> type[Symmetry]:
         return SemiPermutation
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        if batch is None:
+    @classmethod
+    def relaxation(cls) -> type[Symmetry]:
+        return SoftPermutation
+
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        if not batch:
             return x.index_select(axis, self.indices.to(x.device))
         return super().act(x, axis, batch)
 
@@ -590,6 +604,7 @@ class ScaledPermutation(_Pair):
     level = "invertible"
     smaller = Permutation
     compact = False
+    relabels = True
 
     @classmethod
     def widening(cls) -> type[Symmetry]:
@@ -658,6 +673,8 @@ class SemiPermutation(_Matrix):
     """
 
     level = "permutation"
+    relabels = True
+    splits = True
 
     def dual(self) -> Tensor:
         return (self.values > 0).to(self.values)
@@ -848,6 +865,8 @@ class StreamOrthogonal(Orthogonal):
     with the same epsilon. Fixing the all-ones vector, it commutes with LayerNorm's centring, so that stock modules run
     the moved network.
     """
+
+    is_stream = True
 
     def dual(self) -> Tensor:
         return self.values * (self.values.shape[-1] / self.values.shape[-2])

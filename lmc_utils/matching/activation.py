@@ -114,7 +114,8 @@ def activation_matching(
     to_a, to_b = (balanced(x.spec, x.params, classes)[0] for x in (a, b))
     a, b = to_a(a), to_b(b)
     costs = cross_moments(a, b, batches)
-    for site, (symmetry, _, within, _) in classes.compact().sites.items():
+    for site, known in classes.compact().sites.items():
+        symmetry, within = known.symmetry, known.within
         if inside := spec.inside(site):
             moved = g.act(b.params, [n for n in g if n not in (site, *inside)])
             cost = sum(_written(spec, a.params, moved, inner, costs[inner]) for inner in inside if inner in costs)

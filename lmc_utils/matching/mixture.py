@@ -233,7 +233,7 @@ def _mixed(spec: Spec, starts: Sequence[Alignment]) -> Spec:
     if scaled := [name for name, site in spec.sites.items() if issubclass(site.symmetry, ScaledPermutation)]:
         raise ValueError(f"soft=True mixes units, but those of {scaled} also have scales: use allow='permutation'")
     sites = {
-        name: site._replace(symmetry=SoftPermutation)
+        name: replace(site, symmetry=SoftPermutation)
         if site.symmetry is Permutation and not (spec.inside(name) or site.within)
         else site
         for name, site in spec.sites.items()

@@ -79,18 +79,17 @@ def agreement(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Te
 
 
 def rows(parameter: Tensor, touch: Touch) -> Tensor:
-    """A parameter that touches a site, as (size of the site, all the rest), or within heads (heads, size, rest)."""
-    if touch.batch is None:
-        return parameter.movedim(touch.axis, 0).reshape(parameter.shape[touch.axis], -1)
-    moved = parameter.movedim((touch.batch, touch.axis), (0, 1))
-    return moved.reshape(*moved.shape[:2], -1)
+    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
+    places = (*touch.batch, touch.axis)
+    moved = parameter.movedim(places, tuple(range(len(places))))
+    return moved.flatten(len(places)) if moved.ndim > len(places) else moved.unsqueeze(-1)
 
 
 def solved_by(a: Network, b: Network, allow: str) -> Spec:
     """The table that names for each site the class that is solved for: where units of b may split, that of splits."""
     spec = a.spec.restrict(allow)
     sites = {
-        name: site._replace(symmetry=SemiPermutation) if site.splits and site.size > b.spec.sizes[name] else site
+        name: replace(site, symmetry=SemiPermutation) if site.splits and site.size > b.spec.sizes[name] else site
         for name, site in spec.sites.items()
     }
     return replace(spec, sites=sites)
@@ -187,12 +186,12 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     history = [score(fixed, moved)]
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
-        for site, (symmetry, *_) in classes.compact().sites.items():
+        for site, solved in classes.compact().sites.items():
             inside = spec.inside(site)
             known = [n for n in moved if spec.named(n) <= settled | {site, *inside}]
             if not any(touch.name in known for touch in spec.touching(site)):
                 continue
-            if symmetry is SemiPermutation:
+            if solved.symmetry is SemiPermutation:
                 bare = g.act(narrow, [n for n in g if n not in (site, *inside)])  # moved at all sites but this
                 split = _split(spec, site, fixed, {n: bare[n] for n in known}, g[site], site in settled)
                 if split is not None:
@@ -202,7 +201,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
                     g = rebalance @ g
             else:
                 cost = (circuit_costs if inside else cost_matrix)(spec, site, fixed, {n: moved[n] for n in known}).cpu()
-                step = symmetry.solve(cost)
+                step = solved.symmetry.solve(cost)
                 best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
                 if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # above rounding
                     moved |= act_on_site(spec, site, step, moved)
