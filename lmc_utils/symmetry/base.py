@@ -38,7 +38,8 @@ class Symmetry(ABC):
     level
         The least of ``"permutation"``, ``"orthogonal"``, ``"invertible"`` that admits the class.
     smaller
-        The largest part of the class that is a class itself; where the class is not compact, the compact part.
+        The class to fall back to where this one is too large: the largest that it includes, and where it is not
+        compact, the largest compact one.
     words
         The elements of the class in a few words, for figures.
     moves
@@ -130,6 +131,26 @@ class Symmetry(ABC):
         """How alike two sites are, from inner products (..., m, n); the best score where there are no scales."""
         total = writers + readers
         return (cls.solve(total).matrix().to(total) * total).sum((-2, -1))
+
+    @classmethod
+    def meet(cls, writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What to project writers and readers of a site on, so that nothing is written that no weight reads.
+
+        Where writers and readers only ever appear as products, what the other side never sees carries no function. It
+        would be left to chance when networks are compared, so canonical form takes it away.
+
+        Parameters
+        ----------
+        writers, readers
+            Weights (..., n, a) and (..., n, b), floating point, one row for each dimension of the site.
+
+        Returns
+        -------
+        tuple of Tensor or None
+            Two matrices (..., n, n), one for everything that writes and one for everything that reads the site, of the
+            dtype of the weights; None where nothing is to be taken away, as in most classes.
+        """
+        return None
 
     @classmethod
     def obstacle(cls, n: int, m: int) -> str:
@@ -350,8 +371,8 @@ class Symmetry(ABC):
 
     @classmethod
     def includes(cls, other: type[Symmetry]) -> bool:
-        """Whether another class is this one or a part of it."""
-        return other is cls or (cls.smaller is not None and cls.smaller.includes(other))
+        """Whether the square elements of another class belong to this one: it is a subclass, or so of ``smaller``."""
+        return issubclass(other, cls) or (cls.smaller is not None and cls.smaller.includes(other))
 
 
 @dataclass(frozen=True, eq=False)
@@ -458,8 +479,11 @@ def check_shape(x: Tensor, name: str, square: bool = False) -> None:
         raise TypeError(
             f"the {name} matrix must be a tensor of real numbers, not {getattr(x, 'dtype', type(x).__name__)}"
         )
-    if x.ndim < 2 or x.shape[-2] < x.shape[-1]:
-        raise ValueError(f"a {name} matrix has at least as many rows as columns, but its shape is {tuple(x.shape)}")
+    if x.ndim < 2 or not (x.shape[-2] == x.shape[-1] or x.shape[-2] > x.shape[-1] > 0):
+        raise ValueError(
+            f"a {name} matrix has at least as many rows as columns, and a column if it has a row, but its shape is "
+            f"{tuple(x.shape)}"
+        )
     if square and x.shape[-2] != x.shape[-1]:
         raise ValueError(f"the {name} matrix is square, but has shape {tuple(x.shape)}")
 
