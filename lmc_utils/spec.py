@@ -8,7 +8,7 @@ That one rule is the whole framework: everything above this file works from the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .arguments import choice, count, instance
-from .symmetry import LARGEST, LEVELS, Permutation, SemiPermutation, SoftPermutation, Symmetry, check_composable
+from .symmetry import LARGEST, LEVELS, SemiPermutation, SoftPermutation, Symmetry, check_composable, to_front
 
 Params = dict[str, Tensor]
 
@@ -115,7 +115,11 @@ class Spec:
                 raise TypeError(
                     f"the symmetry of site {name!r} must be a subclass of Symmetry, not {site.symmetry!r:.100}"
                 )
-            count(f"the size of site {name!r}", site.size)
+            count(f"the size of site {name!r}", site.size, 0, LARGEST)
+            if why := site.symmetry.obstacle(site.size, site.size):
+                raise ValueError(
+                    f"site {name!r} of size {site.size} cannot have the symmetry {site.symmetry.__name__}: {why}"
+                )
             if site.within is not None and (site.within not in self.sites or site.within == name):
                 raise ValueError(f"site {name!r} lies within {site.within!r:.100}, which is no other site")
         for name in self.sites:
@@ -178,6 +182,10 @@ class Spec:
         """The sites that a site lies within, outermost first."""
         outer = self.sites[site].within
         return [] if outer is None else [*self.ancestors(outer), outer]
+
+    def depth(self, site: str) -> int:
+        """How many sites a site lies within."""
+        return len(self.ancestors(site))
 
     def inside(self, site: str) -> list[str]:
         """The sites that lie directly within a site."""
@@ -275,10 +283,15 @@ class Spec:
         """Into wider sites in the plainest way: what there is stays, and what is new does nothing (zero padding).
 
         Maps of sites that keep their size are identities of the class that ``allow`` (see :meth:`sample`) admits.
+
+        Raises
+        ------
+        ValueError
+            If ``allow`` or a site is unknown, or the class of a site has no map into one of the new size.
+        TypeError
+            If an argument is of the wrong type.
         """
-        target, maps = self.resize(sizes), {}
-        for name, size in sizes.items():
-            count(f"the size of site {name!r}", size, 0, LARGEST)
+        target, maps = self._wider(sizes), {}
         for name, site in self.sites.items():
             wider = target.sizes[name]
             symmetry = site.symmetry if wider > site.size else site.symmetry.restrict(allow)
@@ -301,32 +314,41 @@ class Spec:
         Raises
         ------
         ValueError
-            If ``allow`` or a site is unknown, a site would become narrower, or ``seed`` is no seed of torch's.
+            If ``allow`` or a site is unknown, the class of a site has no map into one of the new size, or ``seed`` is
+            no seed of torch's.
         TypeError
             If an argument is of the wrong type.
         """
         if count("seed", seed, -(2**63)) >= 2**64:
             raise ValueError(f"seed must be below 2**64, not {seed}")
         choice("allow", allow, LEVELS)
-        if not isinstance(sizes, Mapping | None):
-            raise TypeError(f"sizes must map sites to whole numbers, not be a {type(sizes).__name__}")
-        generator, sizes = torch.Generator().manual_seed(seed), sizes or {}
-        if unknown := set(sizes) - set(self.sites):
-            raise ValueError(f"no sites {sorted(map(str, unknown))} to widen; the sites are {list(self.sites)}")
-        target, maps = self.resize(sizes), {}
+        generator = torch.Generator().manual_seed(seed)
+        target, maps = self._wider({} if sizes is None else sizes), {}
         for name, site in self.sites.items():
-            wider, symmetry = target.sites[name].size, site.symmetry.restrict(allow)
-            if wider < site.size:
-                raise ValueError(f"site {name!r} has {site.size} dimensions: it cannot be widened to {wider}")
-            batch = target.batch(name)
+            wider, symmetry, batch = target.sizes[name], site.symmetry.restrict(allow), target.batch(name)
             if wider > site.size and site.splits:
-                maps[name] = SemiPermutation.sample(site.size, generator, m=wider)
+                maps[name] = SemiPermutation.sample(site.size, generator, m=wider, batch=batch)
             elif wider == site.size or symmetry.widening() is symmetry:
                 maps[name] = symmetry.sample(site.size, generator, m=wider, batch=batch)
             else:
                 turn = symmetry.sample(wider, generator, batch=batch)
                 maps[name] = _compose(turn, site.symmetry.pad(site.size, wider, batch))
         return Alignment(self, maps)
+
+    def _wider(self, sizes: Mapping[str, int]) -> Spec:
+        """The table with other sizes of some sites, into which there are maps, or an error that names the site."""
+        if not isinstance(sizes, Mapping):
+            raise TypeError(f"sizes must map sites to whole numbers, not be a {type(sizes).__name__}")
+        if unknown := set(sizes) - set(self.sites):
+            raise ValueError(f"no sites {sorted(map(str, unknown))} to widen; the sites are {list(self.sites)}")
+        for name, size in sizes.items():
+            site = self.sites[name]
+            count(f"the size of site {name!r}", size, 0, LARGEST)
+            if why := site.symmetry.widening().obstacle(site.size, size):
+                raise ValueError(
+                    f"site {name!r} has {site.size} dimensions: it cannot be widened to {size}, because {why}"
+                )
+        return self.resize(sizes)
 
     def __str__(self) -> str:
         width = max(map(len, [*self.types, *self.sites]))
@@ -366,8 +388,8 @@ class Alignment:
             raise ValueError(f"maps for the sites {sorted(self.maps)}, but the spec has {sorted(self.spec.sites)}")
         for name, element in self.maps.items():
             self._check_map(name, element, self.spec.sizes[name])
-        for name, site in self.spec.sites.items():
-            batch = () if site.within is None else self.maps[site.within].shape[:1]
+        for name in self.spec.sites:
+            batch = tuple(self.maps[outer].shape[0] for outer in self.spec.ancestors(name))
             if self.maps[name].batch != batch:
                 raise ValueError(
                     f"the map of site {name!r} has batch {self.maps[name].batch}, but it must have {batch}"
@@ -408,7 +430,7 @@ class Alignment:
         self.spec.check_shapes(params)
         moved = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in params.items()}
         chosen = {site: self[site] for site in (self.maps if sites is None else sites)}
-        for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is not None):  # inside heads last
+        for site in sorted(chosen, key=self.spec.depth):  # heads first, then the spaces inside them
             moved |= act_on_site(self.spec, site, chosen[site], moved)
         return {name: p.to(params[name].dtype) for name, p in moved.items()}
 
@@ -443,7 +465,8 @@ class Alignment:
             If the map does not fit the site.
         """
         check_composable(element, self[site])
-        followed = {name: self.maps[name].take(element.owners) for name in self.spec.inside(site)}
+        places = _places([*map(torch.arange, self.target.batch(site)), element.owners])
+        followed = {name: self.maps[name].take(*places) for name in self.spec.descendants(site)}
         return replace(self, maps={**self.maps, **followed, site: _compose(element, self.maps[site])})
 
     def inverse(self) -> Alignment:
@@ -455,9 +478,9 @@ class Alignment:
             If a map is rectangular.
         """
         inverses = {name: element.inverse() for name, element in self.maps.items()}
-        for name, site in self.spec.sites.items():
-            if site.within is not None:  # a head's map goes with the head
-                inverses[name] = inverses[name].take(inverses[site.within].owners)
+        for name in sorted(inverses, key=self.spec.depth):  # a head's map goes with the head
+            if outer := self.spec.ancestors(name):
+                inverses[name] = inverses[name].take(*_places([inverses[x].owners for x in outer]))
         return Alignment(self.spec, inverses)
 
     def __matmul__(self, other: Alignment) -> Alignment:
@@ -476,8 +499,9 @@ class Alignment:
             raise ValueError(f"only alignments of the same architecture can be composed: {different}")
         maps = {}
         for name, element in self.maps.items():
-            within = self.spec.sites[name].within
-            before = other[name] if within is None else other[name].take(self.maps[within].owners)
+            before = other[name]
+            if outer := self.spec.ancestors(name):
+                before = before.take(*_places([self.maps[x].owners for x in outer]))
             maps[name] = _compose(element, before)
         return Alignment(other.spec, maps)
 
@@ -485,14 +509,28 @@ class Alignment:
 def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
     """First h, then g, as an element of the larger of their classes."""
     check_composable(g, h)
-    if type(g) is type(h):
-        return g @ h
-    if any(isinstance(x, SoftPermutation) for x in (g, h)) and not any(isinstance(x, Permutation) for x in (g, h)):
+    for larger, other in ((g, h), (h, g)):
+        if type(larger).includes(type(other)):
+            return type(larger).product(g, h)
+    if any(isinstance(x, SoftPermutation) for x in (g, h)):
         raise ValueError(
             f"a {type(g).__name__} after a {type(h).__name__} is neither: soft maps compose with permutations only"
         )
-    larger = max((g, h), key=lambda element: (LEVELS.index(element.level), not isinstance(element, Permutation)))
+    larger = max((g, h), key=lambda element: LEVELS.index(element.level))
     return type(larger).product(g, h)
+
+
+def _places(owners: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Indices into a batch: for each unit of the innermost of nested sites where it and all around it come from.
+
+    ``owners`` are those of the maps of these sites, outermost first. The indices broadcast together.
+    """
+    return tuple(x[(..., *[None] * inner)] for inner, x in zip(reversed(range(len(owners))), owners, strict=True))
+
+
+def rows(parameter: Tensor, touch: Touch) -> Tensor:
+    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
+    return to_front(parameter, touch.axis, touch.batch).unsqueeze(-1).flatten(len(touch.batch) + 1)
 
 
 def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, Tensor]) -> Params:

@@ -35,7 +35,6 @@ NAMES_ARCHITECTURES = {
 }
 NAMES_CLASSES = {
     "explore.spec": "colours go by class, not by property",
-    "landscape.average": "circuits are merged on a stream that it widens itself",
     "matching.activation": "units that split are told by their class",
     "matching.mixture": "the latent maps are told by their class",
     "matching.weight": "units that split are told by their class",

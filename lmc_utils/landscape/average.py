@@ -9,7 +9,6 @@ import torch
 
 from ..arguments import brief, instance, number, real
 from ..networks.base import Network, check_networks, check_same_architecture
-from ..symmetry import StreamOrthogonal
 
 Merge = Callable[[Network, Network, float], Network]
 
@@ -107,7 +106,7 @@ def merge_circuits(a: Network, b: Network, lam: float = 0.5) -> Network:
             halves = (1 - lam) ** 0.5 * a.params[touch.name], lam**0.5 * b.params[touch.name]
             params[touch.name] = torch.cat(halves, touch.axis)
     wide = spec.resize({site: 2 * spec.sites[site].size for site in inner})
-    streams = {name: site.size for name, site in spec.sites.items() if site.symmetry is StreamOrthogonal}
-    twice = {name: StreamOrthogonal(torch.eye(n).repeat_interleave(2, 0)) for name, n in streams.items()}
+    streams = {name: site for name, site in spec.sites.items() if site.symmetry.is_stream}
+    twice = {n: s.symmetry.from_matrix(torch.eye(s.size).repeat_interleave(2, 0)) for n, s in streams.items()}
     widen = replace(wide.identity(), maps=wide.identity().maps | twice)
     return Network(a.architecture.resize(widen.target.sizes), widen.act(params, twice))

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..arguments import pairs
 from ..landscape.evaluate import activations_of
 from ..networks.base import Network, check_networks, in_full, widening
-from ..spec import Alignment, Params, Spec
+from ..spec import Alignment, Params, Spec, rows
 from ..symmetry import Permutation, SemiPermutation
-from .weight import balanced, rows, solved_by
+from .weight import balanced, solved_by
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arguments import count
 from ..networks.base import Network, in_full, widening
 from ..progress import progress
-from ..spec import Alignment, Params, Spec, Touch, act_on_site
+from ..spec import Alignment, Params, Spec, act_on_site, rows
 from ..symmetry import SemiPermutation, Symmetry
 
 
@@ -76,13 +76,6 @@ def agreement(spec: Spec, site: str, a: Mapping[str, Tensor], b: Mapping[str, Te
     products = list((_circuits if spec.inside(site) else _products)(spec, site, a, b))
     none = torch.zeros_like(products[0][1])
     return tuple(sum((x for reads, x in products if reads is which), start=none) for which in (False, True))
-
-
-def rows(parameter: Tensor, touch: Touch) -> Tensor:
-    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
-    places = (*touch.batch, touch.axis)
-    moved = parameter.movedim(places, tuple(range(len(places))))
-    return moved.flatten(len(places)) if moved.ndim > len(places) else moved.unsqueeze(-1)
 
 
 def solved_by(a: Network, b: Network, allow: str) -> Spec:

@@ -1,6 +1,6 @@
 """Classes of symmetry: what a matrix on one site may be, and how the best one is found."""
 
-from .base import LARGEST, LEVELS, Dense, Paired, Symmetry, apply, check_composable
+from .base import LARGEST, LEVELS, Dense, Paired, Symmetry, apply, check_composable, to_front
 from .bases import (
     Invertible,
     Orthogonal,
@@ -44,4 +44,5 @@ __all__ = [
     "polar",
     "reshare",
     "sinkhorn",
+    "to_front",
 ]
