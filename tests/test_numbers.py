@@ -16,9 +16,13 @@ import lmc_utils as lmc
 from lmc_utils.matching.weight import balance
 from lmc_utils.spec import Site, Spec
 from lmc_utils.symmetry import (
+    Fixed,
     Invertible,
     Orthogonal,
     Permutation,
+    RMSOrthogonal,
+    Rotary,
+    RotaryPhase,
     ScaledPermutation,
     SemiPermutation,
     SoftPermutation,
@@ -28,7 +32,8 @@ from lmc_utils.symmetry import (
 )
 
 HALF = [torch.float16, torch.bfloat16]
-CLASSES = [Permutation, ScaledPermutation, SoftPermutation, SemiPermutation, Orthogonal, StreamOrthogonal, Invertible]
+UNITS = [Fixed, Permutation, ScaledPermutation, SoftPermutation, SemiPermutation]
+CLASSES = [*UNITS, Orthogonal, RMSOrthogonal, StreamOrthogonal, RotaryPhase, Rotary, Invertible]
 every_class = pytest.mark.parametrize("cls", CLASSES)
 every_network = pytest.mark.parametrize("name", ["mlp", "vit", "gpt2"])
 scales = st.sampled_from([1e-150, 1e-16, 1e-8, 1e-3, 1e3, 1e8, 1e16, 1e150])
@@ -57,6 +62,7 @@ def distance(a: lmc.Network, b: lmc.Network) -> float:
 @every_class
 @given(n=st.integers(1, 6), seed=st.integers(0, 2**31), factor=scales)
 def test_the_best_element_for_a_cost_does_not_depend_on_its_scale(cls, n, seed, factor):
+    n += bool(cls.obstacle(n, n))  # rotary dimensions come in pairs
     cost = torch.randn(n, n, generator=generator(seed), dtype=torch.float64)
     assert torch.allclose(cls.solve(cost).matrix(), cls.solve(factor * cost).matrix(), atol=1e-9)
     assert cls.contains(cls.solve(torch.zeros(n, n)).matrix()) == (True, "")
@@ -279,8 +285,8 @@ def test_no_element_is_drawn_for_impossible_sizes(cls, arguments):
 
 @every_class
 def test_maps_compose_only_with_maps_that_lead_to_their_space(cls):
-    g = cls.sample(3, generator(0))
-    for other in (cls.sample(4, generator(0)), torch.eye(3), None):
+    g = cls.sample(4, generator(0))
+    for other in (cls.sample(6, generator(0)), torch.eye(4), None):
         one_line(lambda other=other: g @ other)
 
 

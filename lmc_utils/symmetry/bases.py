@@ -366,7 +366,9 @@ class Rotary(Pairs):
 
 
 def to_complex(matrix: Tensor) -> Tensor:
-    """The factors (..., n / 2) of the rotary map nearest to a real matrix (..., n, n)."""
+    """The factors (..., n / 2) of the rotary map nearest to a real matrix (..., n, n), with an error if n is odd."""
+    if why := Pairs.obstacle(matrix.shape[-1], matrix.shape[-2]):
+        raise ValueError(why)
     half = matrix.shape[-1] // 2
     blocks = matrix.unflatten(-1, (2, half)).unflatten(-3, (2, half)).diagonal(dim1=-3, dim2=-1)  # (..., 2, 2, n / 2)
     real = blocks[..., 0, 0, :] + blocks[..., 1, 1, :]
