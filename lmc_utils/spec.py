@@ -1,87 +1,24 @@
-"""Typed parameters: which axis of which parameter lives in which space, and how symmetries act on them.
-
-A network's activations live in a few spaces, its *sites*. The type of a parameter names the site of each of its axes:
-``"ff.1 ff.0*"`` is a matrix that writes site ``ff.1`` and reads site ``ff.0``; ``_`` is an axis that no symmetry moves.
-A symmetry is one element per site; it acts with ``T`` on a plain axis and with the dual ``T^-T`` on a starred one.
-That one rule is the whole framework: everything above this file works from the table and knows no architecture.
-"""
+"""The table of types of an architecture, and the symmetries of all networks that it has."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor
 
-from .arguments import choice, count, instance
-from .symmetry import LARGEST, LEVELS, SemiPermutation, SoftPermutation, Symmetry, check_composable, to_front
+from .alignment import Alignment, act_on_site, compose
+from .arguments import choice, count
+from .symmetry import LARGEST, LEVELS
+from .table import Axis, Params, Site, Table, Touch, rows
 
-Params = dict[str, Tensor]
-
-
-class Axis(NamedTuple):
-    """One axis of a parameter: the site it lives in (None: no symmetry moves it), and whether it reads that site."""
-
-    site: str | None
-    dual: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Axis:
-        return cls(None) if text == "_" else cls(text.rstrip("*"), text.endswith("*"))
-
-    def __str__(self) -> str:
-        return "_" if self.site is None else self.site + "*" * self.dual
+__all__ = ["Alignment", "Axis", "Params", "Site", "Spec", "Table", "Touch", "act_on_site", "rows"]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A space of activations.
-
-    Parameters
-    ----------
-    symmetry
-        The largest class of symmetry that it allows.
-    size
-        Its number of dimensions.
-    within
-        The site that it is a part of: inside each head there is one such space, and each has a map of its own. That
-        site may lie within another one, to any depth.
-    splits
-        Whether a unit may be split into several that share its output (:class:`SemiPermutation`).
-    """
-
-    symmetry: type[Symmetry]
-    size: int
-    within: str | None = None
-    splits: bool = False
-
-
-@dataclass(frozen=True)
-class Touch:
-    """One parameter that writes or reads a site, and where.
-
-    Parameters
-    ----------
-    name, axis
-        The parameter, and which of its axes lives in the site.
-    dual
-        Whether it reads the site.
-    batch
-        The axes of all sites that this one lies within, outermost first; () where it lies within none.
-    """
-
-    name: str
-    axis: int
-    dual: bool
-    batch: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Spec:
-    """The table of types of one architecture.
+class Spec(Table):
+    """The table of types of one architecture, which also makes symmetries of its networks.
 
     Parameters
     ----------
@@ -98,182 +35,14 @@ class Spec:
         no possible one.
     TypeError
         If a type is no text, or a site no :class:`Site` with a class of symmetry.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> spec = Spec({"in": "h _", "out": "_ h*"}, {"h": Site(lmc.Permutation, 3)})
+    >>> spec.sample(0).act({"in": torch.eye(3), "out": torch.eye(3)})["in"].sum(0)
+    tensor([1., 1., 1.])
     """
-
-    types: Mapping[str, str]
-    sites: Mapping[str, Site]
-
-    def __post_init__(self) -> None:
-        for what, table, kind in (("types", self.types, str), ("sites", self.sites, Site)):
-            if not isinstance(table, Mapping):
-                raise TypeError(f"{what} must be a mapping from names, not a {type(table).__name__}")
-            for name, value in table.items():
-                if not (isinstance(name, str) and isinstance(value, kind)):
-                    raise TypeError(f"{what} must map names to {kind.__name__}, not {name!r} to {value!r:.100}")
-        for name, site in self.sites.items():
-            if not (isinstance(site.symmetry, type) and issubclass(site.symmetry, Symmetry)):
-                raise TypeError(
-                    f"the symmetry of site {name!r} must be a subclass of Symmetry, not {site.symmetry!r:.100}"
-                )
-            count(f"the size of site {name!r}", site.size, 0, LARGEST)
-            if why := site.symmetry.obstacle(site.size, site.size):
-                raise ValueError(
-                    f"site {name!r} of size {site.size} cannot have the symmetry {site.symmetry.__name__}: {why}"
-                )
-            if site.within is not None and (site.within not in self.sites or site.within == name):
-                raise ValueError(f"site {name!r} lies within {site.within!r:.100}, which is no other site")
-        for name in self.sites:
-            chain = [name]
-            while (outer := self.sites[chain[-1]].within) is not None:
-                chain.append(outer)
-                if outer in chain[:-1]:
-                    raise ValueError(f"sites lie within each other in a circle: {' within '.join(map(repr, chain))}")
-        for name in self.types:
-            named = [axis.site for axis in self.axes(name) if axis.site is not None]
-            if unknown := set(named) - set(self.sites):
-                raise ValueError(
-                    f"the type of {name!r}, {self.types[name]!r}, names the unknown site {sorted(unknown)}"
-                )
-            if len(set(named)) < len(named):
-                raise ValueError(f"the type of {name!r}, {self.types[name]!r}, names a site twice")
-        if idle := [site for site in self.sites if not self.touching(site)]:
-            raise ValueError(f"no parameter touches the sites {idle}")
-        for name in self.sites:
-            for touch in self.touching(name):
-                if missing := set(self.ancestors(name)) - self.named(touch.name):
-                    raise ValueError(
-                        f"site {name!r} lies within {sorted(missing)}, but the type of {touch.name!r}, "
-                        f"{self.types[touch.name]!r}, has one without the other"
-                    )
-
-    @cached_property
-    def _axes(self) -> dict[str, tuple[Axis, ...]]:  # parsed once: learned matching asks at every step
-        return {name: tuple(Axis.parse(text) for text in kind.split()) for name, kind in self.types.items()}
-
-    @cached_property
-    def _touching(self) -> dict[str, list[Touch]]:
-        found: dict[str, list[Touch]] = {site: [] for site in self.sites}
-        for name, axes in self._axes.items():
-            place = {axis.site: i for i, axis in enumerate(axes)}
-            for i, (site, dual) in enumerate(axes):
-                if site is not None:
-                    batch = tuple(place[outer] for outer in self.ancestors(site) if outer in place)
-                    found[site].append(Touch(name, i, dual, batch))
-        return found
-
-    def axes(self, name: str) -> tuple[Axis, ...]:
-        """The typed axes of one parameter."""
-        return self._axes[name]
-
-    def touching(self, site: str) -> list[Touch]:
-        """The parameters that write or read a site."""
-        return self._touching[site]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The number of dimensions of each site."""
-        return {name: site.size for name, site in self.sites.items()}
-
-    def batch(self, site: str) -> tuple[int, ...]:
-        """How many maps a site has: the sizes of all that it lies within, outermost first; () for one map."""
-        return tuple(self.sites[name].size for name in self.ancestors(site))
-
-    def ancestors(self, site: str) -> list[str]:
-        """The sites that a site lies within, outermost first."""
-        outer = self.sites[site].within
-        return [] if outer is None else [*self.ancestors(outer), outer]
-
-    def depth(self, site: str) -> int:
-        """How many sites a site lies within."""
-        return len(self.ancestors(site))
-
-    def inside(self, site: str) -> list[str]:
-        """The sites that lie directly within a site."""
-        return [name for name, other in self.sites.items() if other.within == site]
-
-    def descendants(self, site: str) -> list[str]:
-        """The sites that lie within a site at any depth, each after those around it."""
-        return [name for inner in self.inside(site) for name in (inner, *self.descendants(inner))]
-
-    def named(self, name: str) -> set[str]:
-        """The sites that a parameter touches."""
-        return {axis.site for axis in self.axes(name) if axis.site is not None}
-
-    def compact(self) -> Spec:
-        """The same table with every class that has scales cut down to its compact part."""
-        sites = {n: s if s.symmetry.compact else replace(s, symmetry=s.symmetry.smaller) for n, s in self.sites.items()}
-        return replace(self, sites=sites)
-
-    def restrict(self, allow: str) -> Spec:
-        """The same table, every site's symmetry cut down to what ``allow`` (see :meth:`sample`) admits."""
-        return replace(self, sites={n: replace(s, symmetry=s.symmetry.restrict(allow)) for n, s in self.sites.items()})
-
-    def resize(self, sizes: Mapping[str, int]) -> Spec:
-        """The same table for a network with other sizes of some sites."""
-        instance("sizes", sizes, Mapping)
-        return replace(self, sites={n: replace(s, size=sizes.get(n, s.size)) for n, s in self.sites.items()})
-
-    def difference(self, other: Spec) -> str:
-        """The first thing in which another table differs, with both values in that order; empty if nothing does.
-
-        Examples
-        --------
-        >>> one, two = (Spec({"w": "h _"}, {"h": Site(Permutation, n)}) for n in (3, 4))
-        >>> one.difference(two)
-        "site 'h' has size 3 and 4"
-        """
-        tables = (
-            ("parameter {!r} has type", self.types, other.types),
-            ("site {!r} has size", self.sizes, other.sizes),
-        )
-        for text, ours, theirs in tables:
-            for name in [*ours, *(name for name in theirs if name not in ours)]:
-                values = [repr(table[name]) if name in table else "none" for table in (ours, theirs)]
-                if values[0] != values[1]:
-                    return f"{text.format(name)} {values[0]} and {values[1]}"
-        return ""
-
-    def check(self, params: Mapping[str, Tensor]) -> None:
-        """Raise a ValueError that names the parameter if ``params`` do not fit this table or are not finite.
-
-        Raises
-        ------
-        TypeError
-            If a parameter is no tensor of floating-point numbers.
-        ValueError
-            If one is missing, unknown, of the wrong shape, of another dtype or device than the first, or not finite.
-        """
-        self.check_shapes(params)
-        for name, tensor in params.items():
-            # the sum first: it costs a fifth, and learned matching comes by here at every step
-            if not tensor.detach().sum().isfinite() and not torch.isfinite(tensor).all():
-                bad = int((~torch.isfinite(tensor)).sum())
-                raise ValueError(f"parameter {name!r} of shape {tuple(tensor.shape)} has {bad} NaN or infinite entries")
-
-    def check_shapes(self, params: Mapping[str, Tensor]) -> None:
-        """Raise what :meth:`check` does, but do not look at the numbers."""
-        if not isinstance(params, Mapping):
-            raise TypeError(f"params must map names to tensors, not be a {type(params).__name__}")
-        if set(params) != set(self.types):
-            missing, extra = sorted(set(self.types) - set(params)), sorted(set(params) - set(self.types))
-            raise ValueError(f"parameters do not fit the type table: missing {missing}, unknown {extra}")
-        for name, tensor in params.items():
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                kind = getattr(tensor, "dtype", type(tensor).__name__)
-                raise TypeError(f"parameter {name!r} must be a tensor of floating-point numbers, not {kind}")
-            like = next(iter(params.values()))
-            if (tensor.dtype, tensor.device) != (like.dtype, like.device):
-                raise ValueError(
-                    f"parameter {name!r} is {tensor.dtype} on {tensor.device}, others are {like.dtype} on {like.device}"
-                    ": bring the model into one dtype and on one device, model.to(...)"
-                )
-            axes = self.axes(name)
-            sizes = [self.sites[a.site].size if a.site else n for a, n in zip(axes, tensor.shape, strict=False)]
-            if len(axes) != tensor.ndim or list(tensor.shape) != sizes:
-                raise ValueError(
-                    f"parameter {name!r} has shape {tuple(tensor.shape)}, but its type {self.types[name]!r} "
-                    f"asks for {tuple(self.sites[a.site].size if a.site else '*' for a in axes)}"
-                )
 
     def identity(self) -> Alignment:
         """The alignment that moves nothing."""
@@ -327,15 +96,15 @@ class Spec:
         for name, site in self.sites.items():
             wider, symmetry, batch = target.sizes[name], site.symmetry.restrict(allow), target.batch(name)
             if wider > site.size and site.splits:
-                maps[name] = SemiPermutation.sample(site.size, generator, m=wider, batch=batch)
+                maps[name] = site.symmetry.widening().sample(site.size, generator, m=wider, batch=batch)
             elif wider == site.size or symmetry.widening() is symmetry:
                 maps[name] = symmetry.sample(site.size, generator, m=wider, batch=batch)
             else:
                 turn = symmetry.sample(wider, generator, batch=batch)
-                maps[name] = _compose(turn, site.symmetry.pad(site.size, wider, batch))
+                maps[name] = compose(turn, site.symmetry.pad(site.size, wider, batch))
         return Alignment(self, maps)
 
-    def _wider(self, sizes: Mapping[str, int]) -> Spec:
+    def _wider(self, sizes: Mapping[str, int]) -> Self:
         """The table with other sizes of some sites, into which there are maps, or an error that names the site."""
         if not isinstance(sizes, Mapping):
             raise TypeError(f"sizes must map sites to whole numbers, not be a {type(sizes).__name__}")
@@ -349,193 +118,3 @@ class Spec:
                     f"site {name!r} has {site.size} dimensions: it cannot be widened to {size}, because {why}"
                 )
         return self.resize(sizes)
-
-    def __str__(self) -> str:
-        width = max(map(len, [*self.types, *self.sites]))
-        table = [f"{name:<{width}}  {kind}" for name, kind in self.types.items()]
-        legend = [
-            f"{name:<{width}}  {site.symmetry.__name__}({site.size})"
-            + (f" in each of {site.within}" if site.within else "")
-            for name, site in self.sites.items()
-        ]
-        return "\n".join([f"{'parameter':<{width}}  type", *table, "", f"{'site':<{width}}  symmetry", *legend])
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """One symmetry of a network: an element per site. ``g(b)`` moves network b, ``g @ h`` is first h, then g.
-
-    Heads move first: the maps inside them are named by where the heads are afterwards, so that each copy of a head that
-    was split may have a basis of its own.
-
-    Parameters
-    ----------
-    spec
-        The table of types that says where each element acts.
-    maps
-        The element of each site.
-    history
-        What the method that found the alignment recorded: weight matching the score after each sweep, learned
-        matching a :class:`lmc_utils.train.History`.
-    """
-
-    spec: Spec
-    maps: Mapping[str, Symmetry]
-    history: Any = field(default=(), compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if set(self.maps) != set(self.spec.sites):
-            raise ValueError(f"maps for the sites {sorted(self.maps)}, but the spec has {sorted(self.spec.sites)}")
-        for name, element in self.maps.items():
-            self._check_map(name, element, self.spec.sizes[name])
-        for name in self.spec.sites:
-            batch = tuple(self.maps[outer].shape[0] for outer in self.spec.ancestors(name))
-            if self.maps[name].batch != batch:
-                raise ValueError(
-                    f"the map of site {name!r} has batch {self.maps[name].batch}, but it must have {batch}"
-                )
-
-    @staticmethod
-    def _check_map(name: str, element: Symmetry, size: int) -> None:
-        if not isinstance(element, Symmetry):
-            raise TypeError(f"the map of site {name!r} must be a Symmetry, not a {type(element).__name__}")
-        if element.shape[1] != size:
-            raise ValueError(f"the map of site {name!r} has shape {element.shape}, but the site has {size} dimensions")
-
-    def __getitem__(self, site: str) -> Symmetry:
-        if site not in self.maps:
-            raise KeyError(f"no site {site!r}; the sites are {list(self.maps)}")
-        return self.maps[site]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.maps)
-
-    @property
-    def target(self) -> Spec:
-        """The table of the moved network: the same, but where rectangular maps widen a site."""
-        return self.spec.resize({name: element.shape[0] for name, element in self.maps.items()})
-
-    def act(self, params: Mapping[str, Tensor], sites: Collection[str] | None = None) -> Params:
-        """The moved parameters; the ones passed in are not changed. With ``sites``, only these maps act.
-
-        They keep their dtype: half types are multiplied in float32, and rounded once.
-
-        Raises
-        ------
-        KeyError
-            If there is no such site.
-        TypeError, ValueError
-            If the parameters do not fit the table.
-        """
-        self.spec.check_shapes(params)
-        moved = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in params.items()}
-        chosen = {site: self[site] for site in (self.maps if sites is None else sites)}
-        for site in sorted(chosen, key=self.spec.depth):  # heads first, then the spaces inside them
-            moved |= act_on_site(self.spec, site, chosen[site], moved)
-        return {name: p.to(params[name].dtype) for name, p in moved.items()}
-
-    def __call__(self, network: Any) -> Any:
-        """The moved network: other weights, the same function.
-
-        Raises
-        ------
-        ValueError
-            If the network's table of types is not the alignment's.
-        TypeError
-            If it is no network.
-        """
-        if not isinstance(getattr(network, "spec", None), Spec):
-            raise TypeError(
-                f"an alignment moves a Network, not a {type(network).__name__}: canonicalize the model first"
-            )
-        if different := self.spec.difference(network.spec):
-            raise ValueError(f"the alignment is for another architecture than the network's: {different}")
-        return replace(
-            network, architecture=network.architecture.resize(self.target.sizes), params=self.act(network.params)
-        )
-
-    def then(self, site: str, element: Symmetry) -> Alignment:
-        """This alignment, followed by one more map of one site.
-
-        Raises
-        ------
-        KeyError
-            If there is no such site.
-        TypeError, ValueError
-            If the map does not fit the site.
-        """
-        check_composable(element, self[site])
-        places = _places([*map(torch.arange, self.target.batch(site)), element.owners])
-        followed = {name: self.maps[name].take(*places) for name in self.spec.descendants(site)}
-        return replace(self, maps={**self.maps, **followed, site: _compose(element, self.maps[site])})
-
-    def inverse(self) -> Alignment:
-        """The alignment that takes this one back.
-
-        Raises
-        ------
-        ValueError
-            If a map is rectangular.
-        """
-        inverses = {name: element.inverse() for name, element in self.maps.items()}
-        for name in sorted(inverses, key=self.spec.depth):  # a head's map goes with the head
-            if outer := self.spec.ancestors(name):
-                inverses[name] = inverses[name].take(*_places([inverses[x].owners for x in outer]))
-        return Alignment(self.spec, inverses)
-
-    def __matmul__(self, other: Alignment) -> Alignment:
-        """First ``other``, then ``self``.
-
-        Raises
-        ------
-        ValueError
-            If they are of different architectures.
-        TypeError
-            If ``other`` is no alignment.
-        """
-        if not isinstance(other, Alignment):
-            raise TypeError(f"an alignment composes with another Alignment, not with a {type(other).__name__}")
-        if different := other.target.difference(self.spec):
-            raise ValueError(f"only alignments of the same architecture can be composed: {different}")
-        maps = {}
-        for name, element in self.maps.items():
-            before = other[name]
-            if outer := self.spec.ancestors(name):
-                before = before.take(*_places([self.maps[x].owners for x in outer]))
-            maps[name] = _compose(element, before)
-        return Alignment(other.spec, maps)
-
-
-def _compose(g: Symmetry, h: Symmetry) -> Symmetry:
-    """First h, then g, as an element of the larger of their classes."""
-    check_composable(g, h)
-    for larger, other in ((g, h), (h, g)):
-        if type(larger).includes(type(other)):
-            return type(larger).product(g, h)
-    if any(isinstance(x, SoftPermutation) for x in (g, h)):
-        raise ValueError(
-            f"a {type(g).__name__} after a {type(h).__name__} is neither: soft maps compose with permutations only"
-        )
-    larger = max((g, h), key=lambda element: LEVELS.index(element.level))
-    return type(larger).product(g, h)
-
-
-def _places(owners: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Indices into a batch: for each unit of the innermost of nested sites where it and all around it come from.
-
-    ``owners`` are those of the maps of these sites, outermost first. The indices broadcast together.
-    """
-    return tuple(x[(..., *[None] * inner)] for inner, x in zip(reversed(range(len(owners))), owners, strict=True))
-
-
-def rows(parameter: Tensor, touch: Touch) -> Tensor:
-    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
-    return to_front(parameter, touch.axis, touch.batch).unsqueeze(-1).flatten(len(touch.batch) + 1)
-
-
-def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, Tensor]) -> Params:
-    """The parameters that touch ``site``, moved by ``element``: ``T`` on plain axes, ``T^-T`` on starred ones."""
-    return {
-        touch.name: (element.act_dual if touch.dual else element.act)(params[touch.name], touch.axis, touch.batch)
-        for touch in spec.touching(site)
-    }

@@ -16,7 +16,7 @@ from lmc_utils.moved import MOVED
 
 FLOORS = (
     {"arguments", "progress", "storage", "style"},  # words and files, of which nothing here is about networks
-    {"spec", "alignment", "symmetry"},
+    {"spec", "alignment", "table", "symmetry"},
     {"networks", "zoo", "data", "endpoints", "checkpoints", "assets"},
     {"landscape", "train", "recipe"},
     {"matching"},

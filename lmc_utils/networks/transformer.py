@@ -56,14 +56,8 @@ def meet(writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor]:
     Only their product matters, and it stays. In a head as wide as the stream some direction always is unseen, because
     centred weights have a lower rank; what lies there would be left to chance when networks are compared.
     """
-    writers = project(writers, readers)
-    return writers, project(readers, writers)
-
-
-def project(x: Tensor, onto: Tensor) -> Tensor:
-    """The columns of ``x`` (..., n, a) projected on the range of ``onto`` (..., n, b)."""
-    onto = torch.linalg.qr(onto.mT, mode="r").R.mT  # of the same range, and as small as it can be
-    return onto @ (torch.linalg.pinv(onto, rtol=1e-12) @ x)
+    written, read = Invertible.meet(writers, readers)
+    return written @ writers, read @ readers
 
 
 def canonical_block(
