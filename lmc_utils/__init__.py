@@ -4,24 +4,16 @@ from .checkpoints import load_model, save_model
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry
+from .landscape.average import average, merge, merge_circuits
+from .landscape.curve import Barriers, Curve, barrier, barriers, interpolate
+from .landscape.evaluate import evaluate
+from .landscape.plane import Plane, interpolate_plane
+from .landscape.prompt import Prompt, Text
+from .landscape.repair import repair
+from .landscape.simplex import Simplex, interpolate_simplex
 from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
+from .moved import MOVED, Moved
 from .networks import Network, assert_canonical, assert_invariant, canonicalize, invariance_error
-from .paths import (
-    Barriers,
-    Curve,
-    Plane,
-    average,
-    barrier,
-    barriers,
-    evaluate,
-    interpolate,
-    interpolate_plane,
-    merge,
-    merge_circuits,
-)
-from .prompt import Prompt, Text
-from .repair import repair
-from .simplex import Simplex, interpolate_simplex
 from .spec import Alignment, Spec
 from .symmetry import (
     Invertible,
@@ -34,6 +26,9 @@ from .symmetry import (
     Symmetry,
 )
 from .train import train
+
+for _old in MOVED:
+    globals().setdefault(_old, Moved(_old))
 
 __all__ = [
     "Alignment",

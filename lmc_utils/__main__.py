@@ -24,9 +24,11 @@ from .arguments import count, number
 from .checkpoints import load_pair, load_tokenizer, read_config, write_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify, vocabulary
 from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
+from .landscape.average import merge
+from .landscape.curve import interpolate
+from .landscape.evaluate import evaluate
 from .matching import weight_matching
 from .networks.base import Architecture, Network, check_same_architecture
-from .paths import evaluate, interpolate, merge
 from .storage import check_writable, new_folder
 from .symmetry import LEVELS
 from .train import check_recipe, train

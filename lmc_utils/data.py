@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .arguments import brief, count, instance, wording
 
+Batch = tuple[Tensor, Tensor]  # inputs and targets
 ASSETS = Path(__file__).resolve().parent / "assets"
 SHIPPED = {
     "fashion-mnist": ("train", "test"),

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .arguments import check_targets, count, instance, number, reading
-from .data import Batches
-from .paths import Batch, evaluate, logits_of
+from .data import Batch, Batches
+from .landscape.evaluate import evaluate, logits_of
 from .progress import progress
 from .storage import check_writable, fingerprint, named, read_checkpoint, save_atomically
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from lmc_utils.explore import Curves, explore, wrap
 from lmc_utils.explore.figure import FOLDER, STATE_LIMIT, WIDGET_MIME, Figure, power, script, show, stylesheet
 from lmc_utils.explore.strip import IMAGES
-from lmc_utils.paths import Curve, Examples
-from lmc_utils.prompt import Text
+from lmc_utils.landscape.curve import Curve
+from lmc_utils.landscape.evaluate import Examples
+from lmc_utils.landscape.prompt import Text
 from lmc_utils.style import style, styles
 
 CLASSES = tuple(f"class {i}" for i in range(10))

@@ -15,7 +15,7 @@ from test_explore import make_examples
 from lmc_utils.explore import Triangle, explore_simplex
 from lmc_utils.explore.figure import script, show
 from lmc_utils.explore.strip import IMAGES
-from lmc_utils.simplex import Simplex, lattice, triangle
+from lmc_utils.landscape.simplex import Simplex, lattice, triangle
 from lmc_utils.style import style
 
 

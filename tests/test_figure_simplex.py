@@ -14,7 +14,7 @@ from test_figures import troubles  # noqa: F401
 
 from lmc_utils.explore import explore_simplex
 from lmc_utils.explore.figure import show
-from lmc_utils.simplex import lattice
+from lmc_utils.landscape.simplex import lattice
 
 N = 6
 PLACES = [tuple(row) for row in (lattice(3, N + 1) * N).round().int().tolist()]

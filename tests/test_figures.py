@@ -24,7 +24,7 @@ from test_explore import make_curves, make_splits, make_written
 
 from lmc_utils.explore import explore
 from lmc_utils.explore.figure import show
-from lmc_utils.paths import Curve
+from lmc_utils.landscape.curve import Curve
 
 
 class Troubles(list[str]):
@@ -419,7 +419,7 @@ def test_figures_of_the_book(page: Page, troubles: Troubles, path: Path) -> None
 CURVES = """\
 import torch
 from lmc_utils.explore import explore
-from lmc_utils.paths import Curve
+from lmc_utils.landscape.curve import Curve
 lambdas = torch.linspace(0, 1, 11, dtype=torch.float64)
 hill = 4 * lambdas * (1 - lambdas)
 hills = {"vanilla": 1.5 * hill, "weight": 0.5 * hill}

@@ -15,9 +15,9 @@ from tokenizers.models import WordLevel
 import lmc_utils as lmc
 from lmc_utils.data import ASSETS, TOKENIZER, Batches, load_data, load_table
 from lmc_utils.endpoints import augmentation, shaped
+from lmc_utils.landscape.simplex import lattice
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.mlp import mlp
-from lmc_utils.simplex import lattice
 from lmc_utils.style import style
 
 NAN, INF = float("nan"), float("inf")

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 import lmc_utils as lmc
 from lmc_utils.data import Data
-from lmc_utils.paths import calibrated_loss
-from lmc_utils.repair import moments
+from lmc_utils.landscape.evaluate import calibrated_loss
+from lmc_utils.landscape.repair import moments
 
 matplotlib.use("agg")
 WIDTHS = (4, 5, 6, 3)

@@ -16,7 +16,8 @@ from torch import Tensor
 from lmc_utils.explore import PlaneFigure, explore_plane
 from lmc_utils.explore.figure import show
 from lmc_utils.explore.plane import BANDS
-from lmc_utils.paths import Curve, Plane
+from lmc_utils.landscape.curve import Curve
+from lmc_utils.landscape.plane import Plane
 
 CORNERS = torch.tensor([[0.0, 0.0], [8.0, 0.0], [2.0, 5.0]], dtype=torch.float64)
 

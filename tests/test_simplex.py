@@ -9,7 +9,7 @@ import torch
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.simplex import lattice
+from lmc_utils.landscape.simplex import lattice
 
 WIDTHS = (4, 5, 6, 3)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..paths import Curve
+from ..landscape.curve import Curve
 from ..style import styles
 from .figure import Figure, digits, quiet, show
 from .methods import Comparison, check_words

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import brief, instance, wording
-from ..paths import Curve, Plane
+from ..landscape.curve import Curve
+from ..landscape.plane import Plane
 from ..style import GRID, MUTED, styles
 from .figure import Figure, digits, show
 from .methods import check_words, named

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..simplex import Simplex, draw_triangle, triangle
+from ..landscape.simplex import Simplex, draw_triangle, triangle
 from ..style import styles
 from .figure import Figure, digits, quiet, show
 from .methods import Comparison, check_words
@@ -18,7 +18,7 @@ from .strip import IMAGES, answers, pictures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
-    from ..paths import Examples
+    from ..landscape.evaluate import Examples
 
 CAPTION = (
     "Drag the point, or move it with the arrow keys, through the mixtures of the three networks, and switch methods: "

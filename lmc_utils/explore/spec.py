@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..networks.base import Network
-from ..paths import check_networks
+from ..networks.base import Network, check_networks
 from ..spec import Axis, Spec
 from ..style import MUTED
 from ..symmetry import Invertible, Orthogonal, Permutation, ScaledPermutation, StreamOrthogonal, Symmetry

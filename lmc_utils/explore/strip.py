@@ -12,8 +12,9 @@ from torch import Tensor
 from .figure import sprite
 
 if TYPE_CHECKING:
-    from ..paths import Curve, Examples
-    from ..prompt import Text
+    from ..landscape.curve import Curve
+    from ..landscape.evaluate import Examples
+    from ..landscape.prompt import Text
 
 IMAGES = 8  # as many samples in the strip
 SURPRISE = 9  # nats; the strongest wash behind a token of text

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import pairs
-from ..networks.base import Network, in_full, widening
-from ..paths import activations_of, check_networks
+from ..landscape.evaluate import activations_of
+from ..networks.base import Network, check_networks, in_full, widening
 from ..spec import Alignment, Params, Spec
 from ..symmetry import Permutation, SemiPermutation
 from .weight import balanced, rows, solved_by

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import number
+from ..data import Batch
+from ..landscape.average import Merge, merge
 from ..networks.base import Network
-from ..paths import Batch, Merge, merge
 from ..spec import Alignment
 from ..storage import named
 from .mixture import check_networks, check_start, learn

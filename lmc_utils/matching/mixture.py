@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..arguments import brief, check_targets, choice, instance
-from ..data import Batches
+from ..data import Batch, Batches
+from ..landscape.average import Merge, average, merge
+from ..landscape.evaluate import evaluate
 from ..networks.base import Network, check_same_architecture
-from ..paths import Batch, Merge, average, evaluate, merge
 from ..spec import Alignment, Spec
 from ..storage import fingerprint, named
 from ..symmetry import Permutation, ScaledPermutation, SoftPermutation, Symmetry, reshare

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import count, number
+from ..data import Batch
+from ..landscape.average import average
 from ..networks.base import Network, check_same_architecture, in_full
-from ..paths import Batch, average
 from ..progress import progress
 from ..spec import Alignment
 from .mixture import check_networks, check_start, learn

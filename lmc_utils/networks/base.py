@@ -211,6 +211,12 @@ class Network:
         return self.architecture.to_model(self.params)
 
 
+def check_networks(**networks: Network) -> None:
+    """Raise a TypeError that names the argument if one is no network in canonical form."""
+    for name, network in networks.items():
+        instance(name, network, Network, "lmc.canonicalize(model) makes one of a model")
+
+
 def check_same_architecture(*networks: Network) -> None:
     """Raise a ValueError that names the first difference if the networks cannot be merged."""
     for network in networks:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .arguments import instance, pairs
-from .networks.base import Network
-from .paths import activations_of, merge
+from ..arguments import instance, pairs
+from ..networks.base import Network
+from .average import merge
+from .evaluate import activations_of
 
 
 @torch.no_grad()

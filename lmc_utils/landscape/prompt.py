@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from .arguments import brief, count, instance, number
-from .data import encode, vocabulary
-from .networks.base import Network
-from .paths import answer
+from ..arguments import brief, count, instance, number
+from ..data import encode, vocabulary
+from ..networks.base import Network
+from .evaluate import answer
 
 LONGEST = 100_000  # tokens to write at most
 TEMPERATURES = 1e-9, 1e9  # beyond them logits divided by it can no longer be told apart

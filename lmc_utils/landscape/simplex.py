@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .arguments import brief, count, instance, same_shape
-from .networks.base import Network
-from .paths import MOST, Batch, Examples, average, check_several, held, measure
-from .progress import progress
+from ..arguments import brief, count, instance, same_shape
+from ..data import Batch
+from ..networks.base import Network
+from ..progress import progress
+from .average import average, check_several
+from .evaluate import MOST, Examples, held, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
