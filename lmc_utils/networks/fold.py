@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping
 
-import torch
 from torch import Tensor
 
 Weights = MutableMapping[str, Tensor]

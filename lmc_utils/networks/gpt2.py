@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ BLOCK: Layout = {
     "attn.c_attn.weight": {
         "q.weight": "r* [heads* qk] -> heads* qk r*",
         "k.weight": "r* [heads* qk*] -> heads* qk* r*",
-        "v.weight": "r* [heads ov] -> heads ov r*",  # only the values carry a head's weight: it matters when heads split
+        "v.weight": "r* [heads ov] -> heads ov r*",  # only values carry a head's weight, which matters when heads split
     },
     "attn.c_attn.bias": {"q.bias": "[heads* qk]", "k.bias": "0: [heads* qk*]", "v.bias": "0: [heads ov]"},
     "attn.c_proj.weight": {"o.weight": "(heads* ov*) r"},
@@ -99,9 +99,9 @@ class GPT2(Stock):
     """Equal if the configurations that decide the function are."""
 
     data = "shakespeare"
-    widths = {"n_embd": "r", "n_head": "heads", "n_inner": "ff"}
+    widths: ClassVar = {"n_embd": "r", "n_head": "heads", "n_inner": "ff"}
     out_axis = 1  # of transformers' Conv1D
-    call = {"use_cache": False}
+    call: ClassVar = {"use_cache": False}
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> GPT2LMHeadModel:

@@ -171,9 +171,6 @@ class Weights(dict[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return super().__getitem__(name).double()
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
-
     def pop(self, name: str, *default: Any) -> Any:
         found = super().pop(name, *default)
         return found.double() if isinstance(found, Tensor) else found
@@ -235,7 +232,9 @@ class Stock(Architecture):
         layout, sites, watch = cls.table(config)
         full = {name: site.size for name, site in sites.items()}
         for name, size in (sizes or {}).items():
-            if size > full[name] or (size < full[name] and not (sites[name].within and not sites[name].symmetry.discrete)):
+            if size > full[name] or (
+                size < full[name] and not (sites[name].within and not sites[name].symmetry.discrete)
+            ):
                 raise ValueError(f"the stock module has {full[name]} dimensions at the site {name!r}, not {size}")
         with torch.device("meta"):
             module = skeleton(cls.build(config))
@@ -341,8 +340,15 @@ class Stock(Architecture):
             touches = self.spec.touching(site)
             if not all(touch.name in params for touch in touches):
                 continue
-            sides = [torch.cat([rows(params[t.name], t) for t in touches if t.dual is dual], -1) for dual in (False, True)]
-            for touch, seen in ((t, p) for p, dual in zip(kind.symmetry.meet(*sides), (False, True), strict=True) for t in touches if t.dual is dual):
+            sides = [
+                torch.cat([rows(params[t.name], t) for t in touches if t.dual is dual], -1) for dual in (False, True)
+            ]
+            for touch, seen in (
+                (t, p)
+                for p, dual in zip(kind.symmetry.meet(*sides), (False, True), strict=True)
+                for t in touches
+                if t.dual is dual
+            ):
                 params[touch.name] = apply(seen, params[touch.name], touch.axis, touch.batch)
         return {name: p.to(dtype).contiguous() for name, p in params.items()}
 
@@ -355,7 +361,9 @@ class Stock(Architecture):
                 found[name] = like.new_full(shape, entry)
                 continue
             parts = [self._stock(piece, params, like) for piece in entry]
-            found[name] = (torch.cat(parts, entry[0].joint.index(JOINT)) if entry[0].bracket else parts[0]).reshape(shape)
+            found[name] = (torch.cat(parts, entry[0].joint.index(JOINT)) if entry[0].bracket else parts[0]).reshape(
+                shape
+            )
         return found | self._kept
 
     def _stock(self, piece: Piece, params: Params, like: Tensor) -> Tensor:
@@ -438,13 +446,21 @@ class Stock(Architecture):
     @cached_property
     def _read(self) -> set[str]:
         """The sites inside heads or units that a weight reads."""
-        read = {entry[0].groups[1 - self.out_axis][-1] for entry in self.pieces.values() if not isinstance(entry, float) and len(entry[0].groups) > 1}
+        read = {
+            entry[0].groups[1 - self.out_axis][-1]
+            for entry in self.pieces.values()
+            if not isinstance(entry, float) and len(entry[0].groups) > 1
+        }
         return {site for site in self.spec.sites if f"{site}*" in read and self.spec.ancestors(site)}
 
     def _shown(self, view: View, axes: Sequence[str]) -> str | None:
         """The site that is seen here; None if it is none, or better seen elsewhere."""
         *outer, site = map(_site, axes)
-        if site not in self.spec.sites or (site in self.watch) is bool(view.pieces) or (site in self._read) is view.written:
+        if (
+            site not in self.spec.sites
+            or (site in self.watch) is bool(view.pieces)
+            or (site in self._read) is view.written
+        ):
             return None
         return site if not view.written or set(outer) <= set(self.spec.ancestors(site)) else None
 

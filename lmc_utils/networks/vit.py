@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ BLOCK: Layout = {
     "attn.qkv.weight": {
         "q.weight": "[heads* qk] r*",
         "k.weight": "[heads* qk*] r*",
-        "v.weight": "[heads ov] r*",  # only the values carry a head's weight: it matters when heads split
+        "v.weight": "[heads ov] r*",  # only values carry a head's weight, which matters when heads split
     },
     "attn.qkv.bias": {"q.bias": "[heads* qk]", "k.bias": "0: [heads* qk*]", "v.bias": "0: [heads ov]"},
     "attn.proj.weight": {"o.weight": "r (heads* ov*) -> heads* ov* r"},
@@ -107,7 +107,7 @@ class ViT(Stock):
     """Equal if the arguments that build the stock module are."""
 
     data = "fashion-mnist"
-    widths = {"embed_dim": "r", "num_heads": "heads", "hidden": "ff"}
+    widths: ClassVar = {"embed_dim": "r", "num_heads": "heads", "hidden": "ff"}
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> VisionTransformer:
