@@ -33,6 +33,11 @@ class Symmetry(ABC):
         None  # its largest subgroup; where the class is not compact, the compact one
     )
     compact: ClassVar[bool] = True  # whether the best element for a cost exists (scales could grow for ever)
+    discrete: ClassVar[bool] = False  # whether no element can be moved a little: there is no continuous direction
+    is_stream: ClassVar[bool] = False  # a map between norms: what flows there is compared by its direction, and the
+    # site may be widened by repeating each of its dimensions
+    relabels: ClassVar[bool] = False  # whether each unit comes from one unit: only such a site has others inside
+    splits: ClassVar[bool] = False  # whether a unit may become several: see SemiPermutation.transport, fit, explained
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -42,11 +47,11 @@ class Symmetry(ABC):
     def dual(self) -> Tensor:
         """What happens to weights that read the site, shape (..., M, N): ``T^-T``, so that ``dual^T T = 1``."""
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        """Multiply one axis of ``x`` by ``T``; a batched element is spread along the axis ``batch``."""
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """Multiply one axis of ``x`` by ``T``; a batched element has a map for each index of the axes ``batch``."""
         return apply(self.matrix(), x, axis, batch)
 
-    def act_dual(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+    def act_dual(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
         """Multiply one axis of ``x`` by the dual."""
         return apply(self.dual(), x, axis, batch)
 
@@ -108,6 +113,11 @@ class Symmetry(ABC):
     def widening(cls) -> type[Symmetry]:
         """The class of this one's maps into wider sites: its own, but units that are relabelled may also split."""
         return cls
+
+    @classmethod
+    def relaxation(cls) -> type[Symmetry] | None:
+        """A class of mixtures of this one's elements, which is easier to learn, where there is one."""
+        return None
 
     @classmethod
     def pad(cls, n: int, m: int, batch: tuple[int, ...] = ()) -> Symmetry:
@@ -259,19 +269,17 @@ class Symmetry(ABC):
         return cls if LEVELS.index(cls.level) <= LEVELS.index(allow) else cls.smaller.restrict(allow)
 
 
-def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (B, M, N) for each index of the axis ``batch``."""
+def apply(matrix: Tensor, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (*B, M, N) for each index of the axes ``batch``."""
     matrix = matrix.to(x)
-    if batch is None and axis == x.ndim - 1:
+    if not batch and axis == x.ndim - 1:
         return x @ matrix.mT  # the same as below, but it lies in memory as x does
-    if batch is None:
+    if not batch:
         return torch.tensordot(matrix, x, dims=([-1], [axis])).movedim(0, axis)
-    moved = x.movedim((batch, axis), (0, 1))
-    return (
-        (matrix @ moved.reshape(*moved.shape[:2], -1))
-        .view(*matrix.shape[:2], *moved.shape[2:])
-        .movedim((0, 1), (batch, axis))
-    )
+    places = (*batch, axis)
+    moved = x.movedim(places, tuple(range(len(places))))
+    result = matrix @ moved.flatten(len(places)) if moved.ndim > len(places) else matrix @ moved.unsqueeze(-1)
+    return result.reshape(*matrix.shape[:-1], *moved.shape[len(places) :]).movedim(tuple(range(len(places))), places)
 
 
 def check_composable(g: Symmetry, h: Symmetry) -> None:
@@ -352,6 +360,8 @@ class Permutation(Symmetry):
     """
 
     level = "permutation"
+    discrete = True
+    relabels = True
     indices: Tensor
 
     def __post_init__(self) -> None:
@@ -394,8 +404,12 @@ class Permutation(Symmetry):
     def widening(cls) -> type[Symmetry]:
         return SemiPermutation
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        if batch is None:
+    @classmethod
+    def relaxation(cls) -> type[Symmetry]:
+        return SoftPermutation
+
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        if not batch:
             return x.index_select(axis, self.indices.to(x.device))
         return super().act(x, axis, batch)
 
@@ -590,6 +604,7 @@ class ScaledPermutation(_Pair):
     level = "invertible"
     smaller = Permutation
     compact = False
+    relabels = True
 
     @classmethod
     def widening(cls) -> type[Symmetry]:
@@ -658,6 +673,8 @@ class SemiPermutation(_Matrix):
     """
 
     level = "permutation"
+    relabels = True
+    splits = True
 
     def dual(self) -> Tensor:
         return (self.values > 0).to(self.values)
@@ -849,6 +866,8 @@ class StreamOrthogonal(Orthogonal):
     the moved network.
     """
 
+    is_stream = True
+
     def dual(self) -> Tensor:
         return self.values * (self.values.shape[-1] / self.values.shape[-2])
 
@@ -1023,3 +1042,113 @@ def newton_schulz(x: Tensor, iterations: int = 12) -> Tensor:
     for _ in range(iterations):
         q = 1.5 * q - 0.5 * q @ (q.mT @ q)
     return q
+
+
+
+def to_complex(x):
+    """(..., d, d) to (..., d/2): its nearest commuting map, one complex number for each pair (j, j + d/2)."""
+    h = x.shape[-1] // 2
+    block = lambda i, j: x[..., i * h : (i + 1) * h, j * h : (j + 1) * h].diagonal(dim1=-2, dim2=-1)
+    return torch.complex(block(0, 0) + block(1, 1), block(1, 0) - block(0, 1)) / 2
+
+
+def to_real(z):
+    a, b = torch.diag_embed(z.real), torch.diag_embed(z.imag)
+    return torch.cat([torch.cat([a, -b], -1), torch.cat([b, a], -1)], -2)
+
+
+class Fixed(Permutation):
+    """Nothing moves."""
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        return cls.identity(n, batch)
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.identity(cost.shape[-1], tuple(cost.shape[:-2]))
+
+    project = solve
+
+    @classmethod
+    def learn(cls, latent):
+        return cls.solve(latent)
+
+
+class RotaryPhase(Orthogonal):
+    """One phase for each pair: rotations that commute with all rotary rotations."""
+
+    smaller = Fixed
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        angles = 2 * torch.pi * torch.rand(*batch, n // 2, generator=generator, dtype=torch.float64)
+        return cls(to_real(torch.polar(torch.ones_like(angles), angles)))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.learn(cost.double())
+
+    @classmethod
+    def learn(cls, latent):
+        z = to_complex(latent)
+        return cls(to_real(z / z.abs().clamp_min(1e-30)))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        off = (matrix - to_real(to_complex(matrix))).abs().max()
+        return f"it mixes frequencies by {off:.2g}" if off > atol else super()._violation(matrix, atol)
+
+
+class Rotary(Invertible):
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        scales = torch.randn(*batch, n // 2, generator=generator, dtype=torch.float64).mul(0.5).exp()
+        return cls(RotaryPhase.sample(n, generator, batch=batch).matrix() * torch.cat([scales, scales], -1).unsqueeze(-1))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls(RotaryPhase.solve(cost).matrix())
+
+    @classmethod
+    def project(cls, matrix):
+        return cls(to_real(to_complex(matrix.double())))
+
+    @classmethod
+    def learn(cls, latent):
+        return cls(to_real(to_complex(latent)))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        off = (matrix - to_real(to_complex(matrix))).abs().max()
+        return f"it mixes frequencies by {off:.2g}" if off > atol else super()._violation(matrix, atol)
+
+    @classmethod
+    def balance(cls, writers, readers):
+        w, r = (to_complex(x.double()).real for x in (writers, readers))
+        scale = torch.where((w > 0) & (r > 0), (r / w.clamp_min(1e-300)) ** 0.25, 1.0)
+        return cls(to_real(scale.to(torch.complex128)))
+
+
+class RMSOrthogonal(Orthogonal):
+    """A map of a stream between RMSNorms: it keeps the root mean square, and moves the all-ones vector as it likes."""
+
+
+    def dual(self):
+        return self.values * (self.values.shape[-1] / self.values.shape[-2])
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        return cls.solve(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.learn(cost.double())
+
+    @classmethod
+    def learn(cls, latent):
+        return cls((latent.shape[-2] / latent.shape[-1]) ** 0.5 * polar(latent))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        return Orthogonal._violation(matrix * (matrix.shape[-1] / matrix.shape[-2]) ** 0.5, atol)
