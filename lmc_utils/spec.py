@@ -505,5 +505,11 @@ def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, T
     }
 
 
+def rows(parameter: Tensor, touch: Touch) -> Tensor:
+    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
+    places = (*touch.batch, touch.axis)
+    return parameter.movedim(places, tuple(range(len(places)))).unsqueeze(-1).flatten(len(places))
+
+
 def _grid(maps, anc):
     return tuple(maps[x].owners.reshape(*maps[x].owners.shape, *[1]*(len(anc)-1-i)) for i,x in enumerate(anc))

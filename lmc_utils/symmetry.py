@@ -37,6 +37,9 @@ class Symmetry(ABC):
     is_stream: ClassVar[bool] = False  # a map between norms: what flows there is compared by its direction, and the
     # site may be widened by repeating each of its dimensions
     relabels: ClassVar[bool] = False  # whether each unit comes from one unit: only such a site has others inside
+    words: ClassVar[str] = "a class of its own"  # its elements in a few words, for figures
+    moves: ClassVar[bool] = True  # whether it has elements other than the identity
+    scales: ClassVar[bool] = False  # whether it is positive scales, but for relabelling: latents are their logarithms
     splits: ClassVar[bool] = False  # whether a unit may become several: see SemiPermutation.transport, fit, explained
 
     @abstractmethod
@@ -263,6 +266,40 @@ class Symmetry(ABC):
         return cls.identity(writers.shape[-1], tuple(writers.shape[:-2]))
 
     @classmethod
+    def alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """How alike a site of one network and one of another are, whichever elements of the class move them.
+
+        For a compact class the largest score that one of its elements reaches. The score of a class with scales would
+        grow for ever: it has the inner product of what no element changes, the products of writers and readers.
+
+        Parameters
+        ----------
+        writers, readers
+            Inner products ``X X'^T`` (..., m, n) of all weights of the one and of the other that write the site, and
+            of those that read it; the first may be wider.
+
+        Returns
+        -------
+        Tensor
+            Shape (...).
+
+        Raises
+        ------
+        ValueError
+            If they are not of one size, have fewer rows than columns, or are not finite.
+        """
+        writers, readers = (_check(x, name) for name, x in (("writers", writers), ("readers", readers)))
+        if writers.shape[-2:] != readers.shape[-2:]:
+            raise ValueError(f"writers {tuple(writers.shape)} and readers {tuple(readers.shape)} differ in their size")
+        return cls._alike(writers, readers)
+
+    @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """How alike two sites are, from inner products that are checked already."""
+        total = writers + readers
+        return (cls.solve(total).matrix().to(total) * total).sum((-2, -1))
+
+    @classmethod
     def restrict(cls, allow: str) -> type[Symmetry]:
         """The largest part of this class that ``allow`` admits."""
         choice("allow", allow, LEVELS)
@@ -359,6 +396,7 @@ class Permutation(Symmetry):
         If they are not a permutation.
     """
 
+    words = "any relabelling"
     level = "permutation"
     discrete = True
     relabels = True
@@ -601,9 +639,11 @@ class ScaledPermutation(_Pair):
     list of arXiv 2506.22712, Table 1; it lies inside S4.) A rectangular one splits units, and scales what they become.
     """
 
+    words = "any relabelling and positive scales"
     level = "invertible"
     smaller = Permutation
     compact = False
+    scales = True
     relabels = True
 
     @classmethod
@@ -654,6 +694,11 @@ class ScaledPermutation(_Pair):
         if reason := Permutation._violation((matrix > 0).double(), atol):
             return reason.replace("1", "positive entry").replace("neither 0 nor positive entry", "not 0")
         return ""
+
+    @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """Each unit has a circuit, ``x^T y``; the best assignment counts."""
+        return Permutation._alike(writers * readers, torch.zeros_like(readers))
 
     @classmethod
     def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
@@ -817,6 +862,7 @@ def _to_simplex(matrix: Tensor, support: Tensor) -> Tensor:
 class Orthogonal(_Matrix):
     """An isometry: ``T^T T = 1``, square or into a wider space (arXiv 2506.22712, Table 1, class S3)."""
 
+    words = "any rotation or reflection"
     level = "orthogonal"
     smaller = Permutation
 
@@ -866,6 +912,7 @@ class StreamOrthogonal(Orthogonal):
     the moved network.
     """
 
+    words = "any rotation that fixes the all-ones vector"
     is_stream = True
 
     def dual(self) -> Tensor:
@@ -922,6 +969,7 @@ class Invertible(_Pair):
     Into a wider space: any matrix of full column rank.
     """
 
+    words = "any change of basis"
     level = "invertible"
     smaller = Orthogonal
     compact = False
@@ -969,6 +1017,11 @@ class Invertible(_Pair):
             if condition * torch.finfo(matrix.dtype).eps < 1e-2
             else f"it is singular: condition number {condition:.2g}"
         )
+
+    @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """The inner product of ``X^T Y`` and ``X'^T Y'``, without computing either."""
+        return (writers * readers).sum((-2, -1))
 
     @classmethod
     def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
@@ -1058,6 +1111,7 @@ def to_real(z):
 
 
 class Fixed(Permutation):
+    moves=False
     """Nothing moves."""
 
     @classmethod
@@ -1068,6 +1122,7 @@ class Fixed(Permutation):
     def solve(cls, cost):
         return cls.identity(cost.shape[-1], tuple(cost.shape[:-2]))
 
+    words = "nothing moves"
     project = solve
 
     @classmethod
@@ -1078,6 +1133,7 @@ class Fixed(Permutation):
 class RotaryPhase(Orthogonal):
     """One phase for each pair: rotations that commute with all rotary rotations."""
 
+    words = "one angle for each pair"
     smaller = Fixed
 
     @classmethod
@@ -1101,6 +1157,15 @@ class RotaryPhase(Orthogonal):
 
 
 class Rotary(Invertible):
+    @classmethod
+    def _alike(cls,w,r):
+        return (to_complex(w).conj()*to_complex(r)).real.sum(-1)*4
+
+    """One complex number for each pair: all that commutes with rotary positions (convention rotate_half)."""
+
+    words = "one complex number for each pair"
+    smaller = RotaryPhase
+
     @classmethod
     def sample(cls, n, generator, *, m=None, batch=()):
         scales = torch.randn(*batch, n // 2, generator=generator, dtype=torch.float64).mul(0.5).exp()
@@ -1133,6 +1198,7 @@ class Rotary(Invertible):
 class RMSOrthogonal(Orthogonal):
     """A map of a stream between RMSNorms: it keeps the root mean square, and moves the all-ones vector as it likes."""
 
+    words = "any rotation or reflection"
 
     def dual(self):
         return self.values * (self.values.shape[-1] / self.values.shape[-2])
