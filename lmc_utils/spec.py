@@ -36,7 +36,8 @@ class Axis(NamedTuple):
         return "_" if self.site is None else self.site + "*" * self.dual
 
 
-class Site(NamedTuple):
+@dataclass(frozen=True)
+class Site:
     """A space of activations.
 
     Parameters
@@ -46,7 +47,8 @@ class Site(NamedTuple):
     size
         Its number of dimensions.
     within
-        The site that it is a part of: inside each head there is one such space, and each has a map of its own.
+        The site that it is a part of: inside each head there is one such space, and each has a map of its own. That
+        site may lie within another one, to any depth.
     splits
         Whether a unit may be split into several that share its output (:class:`SemiPermutation`).
     """
@@ -57,13 +59,24 @@ class Site(NamedTuple):
     splits: bool = False
 
 
-class Touch(NamedTuple):
-    """One parameter that writes or reads a site, and where."""
+@dataclass(frozen=True)
+class Touch:
+    """One parameter that writes or reads a site, and where.
+
+    Parameters
+    ----------
+    name, axis
+        The parameter, and which of its axes lives in the site.
+    dual
+        Whether it reads the site.
+    batch
+        The axes of all sites that this one lies within, outermost first; () where it lies within none.
+    """
 
     name: str
     axis: int
     dual: bool
-    batch: int | None  # the axis of the heads, where the site lies inside them
+    batch: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,12 @@ class Spec:
             count(f"the size of site {name!r}", site.size)
             if site.within is not None and (site.within not in self.sites or site.within == name):
                 raise ValueError(f"site {name!r} lies within {site.within!r:.100}, which is no other site")
+        for name in self.sites:
+            chain = [name]
+            while (outer := self.sites[chain[-1]].within) is not None:
+                chain.append(outer)
+                if outer in chain[:-1]:
+                    raise ValueError(f"sites lie within each other in a circle: {' within '.join(map(repr, chain))}")
         for name in self.types:
             named = [axis.site for axis in self.axes(name) if axis.site is not None]
             if unknown := set(named) - set(self.sites):
@@ -115,11 +134,13 @@ class Spec:
                 raise ValueError(f"the type of {name!r}, {self.types[name]!r}, names a site twice")
         if idle := [site for site in self.sites if not self.touching(site)]:
             raise ValueError(f"no parameter touches the sites {idle}")
-        for name, site in self.sites.items():
-            if site.within is not None and any(touch.batch is None for touch in self.touching(name)):
-                raise ValueError(
-                    f"site {name!r} lies within {site.within!r}, but a parameter has one without the other"
-                )
+        for name in self.sites:
+            for touch in self.touching(name):
+                if missing := set(self.ancestors(name)) - self.named(touch.name):
+                    raise ValueError(
+                        f"site {name!r} lies within {sorted(missing)}, but the type of {touch.name!r}, "
+                        f"{self.types[touch.name]!r}, has one without the other"
+                    )
 
     @cached_property
     def _axes(self) -> dict[str, tuple[Axis, ...]]:  # parsed once: learned matching asks at every step
@@ -132,7 +153,8 @@ class Spec:
             place = {axis.site: i for i, axis in enumerate(axes)}
             for i, (site, dual) in enumerate(axes):
                 if site is not None:
-                    found[site].append(Touch(name, i, dual, place.get(self.sites[site].within or "")))
+                    batch = tuple(place[outer] for outer in self.ancestors(site) if outer in place)
+                    found[site].append(Touch(name, i, dual, batch))
         return found
 
     def axes(self, name: str) -> tuple[Axis, ...]:
@@ -149,13 +171,21 @@ class Spec:
         return {name: site.size for name, site in self.sites.items()}
 
     def batch(self, site: str) -> tuple[int, ...]:
-        """How many maps a site has: () for one, (heads,) if it lies within heads."""
-        within = self.sites[site].within
-        return () if within is None else (self.sites[within].size,)
+        """How many maps a site has: the sizes of all that it lies within, outermost first; () for one map."""
+        return tuple(self.sites[name].size for name in self.ancestors(site))
+
+    def ancestors(self, site: str) -> list[str]:
+        """The sites that a site lies within, outermost first."""
+        outer = self.sites[site].within
+        return [] if outer is None else [*self.ancestors(outer), outer]
 
     def inside(self, site: str) -> list[str]:
-        """The sites that lie within a site."""
+        """The sites that lie directly within a site."""
         return [name for name, other in self.sites.items() if other.within == site]
+
+    def descendants(self, site: str) -> list[str]:
+        """The sites that lie within a site at any depth, each after those around it."""
+        return [name for inner in self.inside(site) for name in (inner, *self.descendants(inner))]
 
     def named(self, name: str) -> set[str]:
         """The sites that a parameter touches."""
@@ -163,17 +193,17 @@ class Spec:
 
     def compact(self) -> Spec:
         """The same table with every class that has scales cut down to its compact part."""
-        sites = {n: s if s.symmetry.compact else s._replace(symmetry=s.symmetry.smaller) for n, s in self.sites.items()}
+        sites = {n: s if s.symmetry.compact else replace(s, symmetry=s.symmetry.smaller) for n, s in self.sites.items()}
         return replace(self, sites=sites)
 
     def restrict(self, allow: str) -> Spec:
         """The same table, every site's symmetry cut down to what ``allow`` (see :meth:`sample`) admits."""
-        return replace(self, sites={n: s._replace(symmetry=s.symmetry.restrict(allow)) for n, s in self.sites.items()})
+        return replace(self, sites={n: replace(s, symmetry=s.symmetry.restrict(allow)) for n, s in self.sites.items()})
 
     def resize(self, sizes: Mapping[str, int]) -> Spec:
         """The same table for a network with other sizes of some sites."""
         instance("sizes", sizes, Mapping)
-        return replace(self, sites={n: s._replace(size=sizes.get(n, s.size)) for n, s in self.sites.items()})
+        return replace(self, sites={n: replace(s, size=sizes.get(n, s.size)) for n, s in self.sites.items()})
 
     def difference(self, other: Spec) -> str:
         """The first thing in which another table differs, with both values in that order; empty if nothing does.
@@ -249,10 +279,10 @@ class Spec:
         target, maps = self.resize(sizes), {}
         for name, size in sizes.items():
             count(f"the size of site {name!r}", size, 0, LARGEST)
-        for name, (symmetry, size, *_) in self.sites.items():
-            wider, batch = target.sizes[name], target.batch(name)
-            symmetry = symmetry if wider > size else symmetry.restrict(allow)
-            maps[name] = symmetry.pad(size, wider, batch)
+        for name, site in self.sites.items():
+            wider = target.sizes[name]
+            symmetry = site.symmetry if wider > site.size else site.symmetry.restrict(allow)
+            maps[name] = symmetry.pad(site.size, wider, target.batch(name))
         return Alignment(self, maps)
 
     def sample(self, seed: int, *, allow: str = "invertible", sizes: Mapping[str, int] | None = None) -> Alignment:
@@ -337,7 +367,7 @@ class Alignment:
         for name, element in self.maps.items():
             self._check_map(name, element, self.spec.sizes[name])
         for name, site in self.spec.sites.items():
-            batch = () if site.within is None else self.maps[site.within].shape[:1]
+            batch = tuple(self.maps[x].shape[0] for x in self.spec.ancestors(name))
             if self.maps[name].batch != batch:
                 raise ValueError(
                     f"the map of site {name!r} has batch {self.maps[name].batch}, but it must have {batch}"
@@ -378,7 +408,7 @@ class Alignment:
         self.spec.check_shapes(params)
         moved = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in params.items()}
         chosen = {site: self[site] for site in (self.maps if sites is None else sites)}
-        for site in sorted(chosen, key=lambda name: self.spec.sites[name].within is not None):  # inside heads last
+        for site in sorted(chosen, key=lambda name: len(self.spec.ancestors(name))):  # inside heads last
             moved |= act_on_site(self.spec, site, chosen[site], moved)
         return {name: p.to(params[name].dtype) for name, p in moved.items()}
 
@@ -413,7 +443,9 @@ class Alignment:
             If the map does not fit the site.
         """
         check_composable(element, self[site])
-        followed = {name: self.maps[name].take(element.owners) for name in self.spec.inside(site)}
+        k=len(self.spec.ancestors(site)); own=element.owners
+        idx=tuple(torch.arange(n).reshape([-1 if i==d else 1 for i in range(k+1)]) for d,n in enumerate(own.shape[:-1]))
+        followed = {name: self.maps[name].take((*idx, own)) for name in self.spec.descendants(site)}
         return replace(self, maps={**self.maps, **followed, site: _compose(element, self.maps[site])})
 
     def inverse(self) -> Alignment:
@@ -425,9 +457,9 @@ class Alignment:
             If a map is rectangular.
         """
         inverses = {name: element.inverse() for name, element in self.maps.items()}
-        for name, site in self.spec.sites.items():
-            if site.within is not None:  # a head's map goes with the head
-                inverses[name] = inverses[name].take(inverses[site.within].owners)
+        for name in sorted(self.spec.sites, key=lambda n: len(self.spec.ancestors(n))):
+            if self.spec.ancestors(name):
+                inverses[name] = inverses[name].take(_grid(inverses, self.spec.ancestors(name)))
         return Alignment(self.spec, inverses)
 
     def __matmul__(self, other: Alignment) -> Alignment:
@@ -446,8 +478,8 @@ class Alignment:
             raise ValueError(f"only alignments of the same architecture can be composed: {different}")
         maps = {}
         for name, element in self.maps.items():
-            within = self.spec.sites[name].within
-            before = other[name] if within is None else other[name].take(self.maps[within].owners)
+            anc = self.spec.ancestors(name)
+            before = other[name] if not anc else other[name].take(_grid(self.maps, anc))
             maps[name] = _compose(element, before)
         return Alignment(other.spec, maps)
 
@@ -471,3 +503,13 @@ def act_on_site(spec: Spec, site: str, element: Symmetry, params: Mapping[str, T
         touch.name: (element.act_dual if touch.dual else element.act)(params[touch.name], touch.axis, touch.batch)
         for touch in spec.touching(site)
     }
+
+
+def rows(parameter: Tensor, touch: Touch) -> Tensor:
+    """A parameter that touches a site, as (*sizes of all that the site lies within, size of the site, all the rest)."""
+    places = (*touch.batch, touch.axis)
+    return parameter.movedim(places, tuple(range(len(places)))).unsqueeze(-1).flatten(len(places))
+
+
+def _grid(maps, anc):
+    return tuple(maps[x].owners.reshape(*maps[x].owners.shape, *[1]*(len(anc)-1-i)) for i,x in enumerate(anc))

@@ -33,6 +33,14 @@ class Symmetry(ABC):
         None  # its largest subgroup; where the class is not compact, the compact one
     )
     compact: ClassVar[bool] = True  # whether the best element for a cost exists (scales could grow for ever)
+    discrete: ClassVar[bool] = False  # whether no element can be moved a little: there is no continuous direction
+    is_stream: ClassVar[bool] = False  # a map between norms: what flows there is compared by its direction, and the
+    # site may be widened by repeating each of its dimensions
+    relabels: ClassVar[bool] = False  # whether each unit comes from one unit: only such a site has others inside
+    words: ClassVar[str] = "a class of its own"  # its elements in a few words, for figures
+    moves: ClassVar[bool] = True  # whether it has elements other than the identity
+    scales: ClassVar[bool] = False  # whether it is positive scales, but for relabelling: latents are their logarithms
+    splits: ClassVar[bool] = False  # whether a unit may become several: see SemiPermutation.transport, fit, explained
 
     @abstractmethod
     def matrix(self) -> Tensor:
@@ -42,11 +50,11 @@ class Symmetry(ABC):
     def dual(self) -> Tensor:
         """What happens to weights that read the site, shape (..., M, N): ``T^-T``, so that ``dual^T T = 1``."""
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        """Multiply one axis of ``x`` by ``T``; a batched element is spread along the axis ``batch``."""
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        """Multiply one axis of ``x`` by ``T``; a batched element has a map for each index of the axes ``batch``."""
         return apply(self.matrix(), x, axis, batch)
 
-    def act_dual(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
+    def act_dual(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
         """Multiply one axis of ``x`` by the dual."""
         return apply(self.dual(), x, axis, batch)
 
@@ -108,6 +116,11 @@ class Symmetry(ABC):
     def widening(cls) -> type[Symmetry]:
         """The class of this one's maps into wider sites: its own, but units that are relabelled may also split."""
         return cls
+
+    @classmethod
+    def relaxation(cls) -> type[Symmetry] | None:
+        """A class of mixtures of this one's elements, which is easier to learn, where there is one."""
+        return None
 
     @classmethod
     def pad(cls, n: int, m: int, batch: tuple[int, ...] = ()) -> Symmetry:
@@ -253,25 +266,57 @@ class Symmetry(ABC):
         return cls.identity(writers.shape[-1], tuple(writers.shape[:-2]))
 
     @classmethod
+    def alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """How alike a site of one network and one of another are, whichever elements of the class move them.
+
+        For a compact class the largest score that one of its elements reaches. The score of a class with scales would
+        grow for ever: it has the inner product of what no element changes, the products of writers and readers.
+
+        Parameters
+        ----------
+        writers, readers
+            Inner products ``X X'^T`` (..., m, n) of all weights of the one and of the other that write the site, and
+            of those that read it; the first may be wider.
+
+        Returns
+        -------
+        Tensor
+            Shape (...).
+
+        Raises
+        ------
+        ValueError
+            If they are not of one size, have fewer rows than columns, or are not finite.
+        """
+        writers, readers = (_check(x, name) for name, x in (("writers", writers), ("readers", readers)))
+        if writers.shape[-2:] != readers.shape[-2:]:
+            raise ValueError(f"writers {tuple(writers.shape)} and readers {tuple(readers.shape)} differ in their size")
+        return cls._alike(writers, readers)
+
+    @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """How alike two sites are, from inner products that are checked already."""
+        total = writers + readers
+        return (cls.solve(total).matrix().to(total) * total).sum((-2, -1))
+
+    @classmethod
     def restrict(cls, allow: str) -> type[Symmetry]:
         """The largest part of this class that ``allow`` admits."""
         choice("allow", allow, LEVELS)
         return cls if LEVELS.index(cls.level) <= LEVELS.index(allow) else cls.smaller.restrict(allow)
 
 
-def apply(matrix: Tensor, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (B, M, N) for each index of the axis ``batch``."""
+def apply(matrix: Tensor, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+    """Multiply one axis of ``x`` by a matrix (M, N), or by one of (*B, M, N) for each index of the axes ``batch``."""
     matrix = matrix.to(x)
-    if batch is None and axis == x.ndim - 1:
+    if not batch and axis == x.ndim - 1:
         return x @ matrix.mT  # the same as below, but it lies in memory as x does
-    if batch is None:
+    if not batch:
         return torch.tensordot(matrix, x, dims=([-1], [axis])).movedim(0, axis)
-    moved = x.movedim((batch, axis), (0, 1))
-    return (
-        (matrix @ moved.reshape(*moved.shape[:2], -1))
-        .view(*matrix.shape[:2], *moved.shape[2:])
-        .movedim((0, 1), (batch, axis))
-    )
+    places = (*batch, axis)
+    moved = x.movedim(places, tuple(range(len(places))))
+    result = matrix @ moved.flatten(len(places)) if moved.ndim > len(places) else matrix @ moved.unsqueeze(-1)
+    return result.reshape(*matrix.shape[:-1], *moved.shape[len(places) :]).movedim(tuple(range(len(places))), places)
 
 
 def check_composable(g: Symmetry, h: Symmetry) -> None:
@@ -351,7 +396,10 @@ class Permutation(Symmetry):
         If they are not a permutation.
     """
 
+    words = "any relabelling"
     level = "permutation"
+    discrete = True
+    relabels = True
     indices: Tensor
 
     def __post_init__(self) -> None:
@@ -394,8 +442,12 @@ class Permutation(Symmetry):
     def widening(cls) -> type[Symmetry]:
         return SemiPermutation
 
-    def act(self, x: Tensor, axis: int, batch: int | None = None) -> Tensor:
-        if batch is None:
+    @classmethod
+    def relaxation(cls) -> type[Symmetry]:
+        return SoftPermutation
+
+    def act(self, x: Tensor, axis: int, batch: tuple[int, ...] = ()) -> Tensor:
+        if not batch:
             return x.index_select(axis, self.indices.to(x.device))
         return super().act(x, axis, batch)
 
@@ -587,9 +639,12 @@ class ScaledPermutation(_Pair):
     list of arXiv 2506.22712, Table 1; it lies inside S4.) A rectangular one splits units, and scales what they become.
     """
 
+    words = "any relabelling and positive scales"
     level = "invertible"
     smaller = Permutation
     compact = False
+    scales = True
+    relabels = True
 
     @classmethod
     def widening(cls) -> type[Symmetry]:
@@ -641,6 +696,11 @@ class ScaledPermutation(_Pair):
         return ""
 
     @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """Each unit has a circuit, ``x^T y``; the best assignment counts."""
+        return Permutation._alike(writers * readers, torch.zeros_like(readers))
+
+    @classmethod
     def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
         """Incoming and outgoing weights of each unit get the same norm; a unit without either stays as it is."""
         incoming, outgoing = writers.diagonal(dim1=-2, dim2=-1), readers.diagonal(dim1=-2, dim2=-1)
@@ -658,6 +718,8 @@ class SemiPermutation(_Matrix):
     """
 
     level = "permutation"
+    relabels = True
+    splits = True
 
     def dual(self) -> Tensor:
         return (self.values > 0).to(self.values)
@@ -800,6 +862,7 @@ def _to_simplex(matrix: Tensor, support: Tensor) -> Tensor:
 class Orthogonal(_Matrix):
     """An isometry: ``T^T T = 1``, square or into a wider space (arXiv 2506.22712, Table 1, class S3)."""
 
+    words = "any rotation or reflection"
     level = "orthogonal"
     smaller = Permutation
 
@@ -848,6 +911,9 @@ class StreamOrthogonal(Orthogonal):
     with the same epsilon. Fixing the all-ones vector, it commutes with LayerNorm's centring, so that stock modules run
     the moved network.
     """
+
+    words = "any rotation that fixes the all-ones vector"
+    is_stream = True
 
     def dual(self) -> Tensor:
         return self.values * (self.values.shape[-1] / self.values.shape[-2])
@@ -903,6 +969,7 @@ class Invertible(_Pair):
     Into a wider space: any matrix of full column rank.
     """
 
+    words = "any change of basis"
     level = "invertible"
     smaller = Orthogonal
     compact = False
@@ -950,6 +1017,11 @@ class Invertible(_Pair):
             if condition * torch.finfo(matrix.dtype).eps < 1e-2
             else f"it is singular: condition number {condition:.2g}"
         )
+
+    @classmethod
+    def _alike(cls, writers: Tensor, readers: Tensor) -> Tensor:
+        """The inner product of ``X^T Y`` and ``X'^T Y'``, without computing either."""
+        return (writers * readers).sum((-2, -1))
 
     @classmethod
     def _balance(cls, writers: Tensor, readers: Tensor) -> Self:
@@ -1023,3 +1095,126 @@ def newton_schulz(x: Tensor, iterations: int = 12) -> Tensor:
     for _ in range(iterations):
         q = 1.5 * q - 0.5 * q @ (q.mT @ q)
     return q
+
+
+
+def to_complex(x):
+    """(..., d, d) to (..., d/2): its nearest commuting map, one complex number for each pair (j, j + d/2)."""
+    h = x.shape[-1] // 2
+    block = lambda i, j: x[..., i * h : (i + 1) * h, j * h : (j + 1) * h].diagonal(dim1=-2, dim2=-1)
+    return torch.complex(block(0, 0) + block(1, 1), block(1, 0) - block(0, 1)) / 2
+
+
+def to_real(z):
+    a, b = torch.diag_embed(z.real), torch.diag_embed(z.imag)
+    return torch.cat([torch.cat([a, -b], -1), torch.cat([b, a], -1)], -2)
+
+
+class Fixed(Permutation):
+    moves=False
+    """Nothing moves."""
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        return cls.identity(n, batch)
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.identity(cost.shape[-1], tuple(cost.shape[:-2]))
+
+    words = "nothing moves"
+    project = solve
+
+    @classmethod
+    def learn(cls, latent):
+        return cls.solve(latent)
+
+
+class RotaryPhase(Orthogonal):
+    """One phase for each pair: rotations that commute with all rotary rotations."""
+
+    words = "one angle for each pair"
+    smaller = Fixed
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        angles = 2 * torch.pi * torch.rand(*batch, n // 2, generator=generator, dtype=torch.float64)
+        return cls(to_real(torch.polar(torch.ones_like(angles), angles)))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.learn(cost.double())
+
+    @classmethod
+    def learn(cls, latent):
+        z = to_complex(latent)
+        return cls(to_real(z / z.abs().clamp_min(1e-30)))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        off = (matrix - to_real(to_complex(matrix))).abs().max()
+        return f"it mixes frequencies by {off:.2g}" if off > atol else super()._violation(matrix, atol)
+
+
+class Rotary(Invertible):
+    @classmethod
+    def _alike(cls,w,r):
+        return (to_complex(w).conj()*to_complex(r)).real.sum(-1)*4
+
+    """One complex number for each pair: all that commutes with rotary positions (convention rotate_half)."""
+
+    words = "one complex number for each pair"
+    smaller = RotaryPhase
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        scales = torch.randn(*batch, n // 2, generator=generator, dtype=torch.float64).mul(0.5).exp()
+        return cls(RotaryPhase.sample(n, generator, batch=batch).matrix() * torch.cat([scales, scales], -1).unsqueeze(-1))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls(RotaryPhase.solve(cost).matrix())
+
+    @classmethod
+    def project(cls, matrix):
+        return cls(to_real(to_complex(matrix.double())))
+
+    @classmethod
+    def learn(cls, latent):
+        return cls(to_real(to_complex(latent)))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        off = (matrix - to_real(to_complex(matrix))).abs().max()
+        return f"it mixes frequencies by {off:.2g}" if off > atol else super()._violation(matrix, atol)
+
+    @classmethod
+    def balance(cls, writers, readers):
+        w, r = (to_complex(x.double()).real for x in (writers, readers))
+        scale = torch.where((w > 0) & (r > 0), (r / w.clamp_min(1e-300)) ** 0.25, 1.0)
+        return cls(to_real(scale.to(torch.complex128)))
+
+
+class RMSOrthogonal(Orthogonal):
+    """A map of a stream between RMSNorms: it keeps the root mean square, and moves the all-ones vector as it likes."""
+
+    words = "any rotation or reflection"
+
+    def dual(self):
+        return self.values * (self.values.shape[-1] / self.values.shape[-2])
+
+    @classmethod
+    def sample(cls, n, generator, *, m=None, batch=()):
+        return cls.solve(torch.randn(*batch, m or n, n, generator=generator, dtype=torch.float64))
+
+    @classmethod
+    def solve(cls, cost):
+        return cls.learn(cost.double())
+
+    @classmethod
+    def learn(cls, latent):
+        return cls((latent.shape[-2] / latent.shape[-1]) ** 0.5 * polar(latent))
+
+    @classmethod
+    def _violation(cls, matrix, atol):
+        return Orthogonal._violation(matrix * (matrix.shape[-1] / matrix.shape[-2]) ** 0.5, atol)

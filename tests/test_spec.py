@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lmc_utils as lmc
-from lmc_utils.spec import Axis, Site, Spec
+from lmc_utils.spec import Axis, Site, Spec, Touch
 from lmc_utils.symmetry import Permutation
 
 HIDDEN = {"h": Site(Permutation, 3)}
@@ -37,9 +37,9 @@ def test_the_spec_prints_as_a_table_of_types(make_mlp):
 
 def test_touching_lists_writers_and_readers(make_mlp):
     assert make_mlp().spec.touching("ff.0") == [
-        ("fc0.weight", 0, False, None),
-        ("fc0.bias", 0, False, None),
-        ("fc1.weight", 1, True, None),
+        Touch("fc0.weight", 0, False),
+        Touch("fc0.bias", 0, False),
+        Touch("fc1.weight", 1, True),
     ]
 
 

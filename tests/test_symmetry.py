@@ -134,8 +134,8 @@ def test_a_batched_element_acts_on_each_head_alone(cls, n, seed):
     x = torch.randn(2, n, 4, generator=generator(seed), dtype=torch.float64)
     for h in range(4):
         one = cls._of(g.matrix()[h])
-        assert same(g.act(x, 1, batch=2)[..., h], one.act(x[..., h], 1))
-        assert same(g.act_dual(x, 1, batch=2)[..., h], one.act_dual(x[..., h], 1))
+        assert same(g.act(x, 1, (2,))[..., h], one.act(x[..., h], 1))
+        assert same(g.act_dual(x, 1, (2,))[..., h], one.act_dual(x[..., h], 1))
         assert same(g.take(torch.tensor([h])).matrix()[0], one.matrix())
 
 

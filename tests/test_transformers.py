@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -170,7 +172,7 @@ def test_units_of_other_nonlinearities_do_not_split(nonlinearity):
     lmc.assert_invariant(network, whole, torch.randn(9, 4))
     assert set(whole["ff.0"].matrix().flatten().tolist()) == {0, 1}
     # the table is right to split none: the split of a ReLU unit changes this function
-    site = network.spec.sites["ff.0"]._replace(splits=True)
+    site = replace(network.spec.sites["ff.0"], splits=True)
     forced = lmc.Spec(network.spec.types, {"ff.0": site}).sample(0, sizes={"ff.0": 6})
     x = 9 * torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wide = network.architecture.with_sizes({"ff.0": 6}).forward(forced.act(network.params), x)

@@ -16,10 +16,10 @@ from torch import Tensor
 from ..arguments import BROKEN, brief, count, instance, wording
 from ..data import vocabulary
 from ..landscape.evaluate import answer
-from ..matching.weight import rows as by_site
 from ..networks.base import Network, check_networks
 from ..progress import progress
 from ..spec import Touch, act_on_site
+from ..spec import rows as by_site
 from .figure import Figure, png, power, show, sprite
 from .methods import check_words, named
 

@@ -103,8 +103,9 @@ def merge_circuits(a: Network, b: Network, lam: float = 0.5) -> Network:
     if not inner:
         raise ValueError(f"networks without heads have no circuits; the sites are {list(spec.sites)}")
     for site in inner:
-        for name, axis, _, _ in spec.touching(site):
-            params[name] = torch.cat([(1 - lam) ** 0.5 * a.params[name], lam**0.5 * b.params[name]], axis)
+        for touch in spec.touching(site):
+            halves = (1 - lam) ** 0.5 * a.params[touch.name], lam**0.5 * b.params[touch.name]
+            params[touch.name] = torch.cat(halves, touch.axis)
     wide = spec.resize({site: 2 * spec.sites[site].size for site in inner})
     streams = {name: site.size for name, site in spec.sites.items() if site.symmetry is StreamOrthogonal}
     twice = {name: StreamOrthogonal(torch.eye(n).repeat_interleave(2, 0)) for name, n in streams.items()}
