@@ -300,6 +300,15 @@ class Symmetry(ABC):
         return (cls.solve(total).matrix().to(total) * total).sum((-2, -1))
 
     @classmethod
+    def meet(cls, writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Projections (*B, n, n) that take away what one side does not see of the other; None if both see all.
+
+        ``writers`` (*B, n, a) and ``readers`` (*B, n, b) hold all that meets at a site. Only products of the two
+        matter, and these stay.
+        """
+        return None
+
+    @classmethod
     def restrict(cls, allow: str) -> type[Symmetry]:
         """The largest part of this class that ``allow`` admits."""
         choice("allow", allow, LEVELS)
@@ -963,6 +972,12 @@ def fix_ones(matrix: Tensor) -> Tensor:
     return (m / n) ** 0.5 * polar(centred + size / (m * n) ** 0.5)
 
 
+def _onto(x: Tensor) -> Tensor:
+    """The projection (*B, n, n) on the range of ``x`` (*B, n, a)."""
+    small = torch.linalg.qr(x.mT, mode="r").R.mT  # of the same range, and as small as it can be
+    return small @ torch.linalg.pinv(small, rtol=1e-12)
+
+
 class Invertible(_Pair):
     """Any invertible matrix: inside a head only ``QK`` and ``OV`` products are seen (arXiv 2506.22712, Table 1, S4).
 
@@ -973,6 +988,15 @@ class Invertible(_Pair):
     level = "invertible"
     smaller = Orthogonal
     compact = False
+
+    @classmethod
+    def meet(cls, writers: Tensor, readers: Tensor) -> tuple[Tensor, Tensor]:
+        """In a head as wide as the stream some direction always is unseen, because centred weights have a lower rank.
+
+        What lies there would be left to chance when networks are compared.
+        """
+        seen = _onto(readers)
+        return seen, _onto(seen @ writers)
 
     def _inverse(self) -> Tensor:
         square = self.values.shape[-1] == self.values.shape[-2]

@@ -16,10 +16,10 @@ names that the configuration has for the sizes, wider networks.
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -181,7 +181,7 @@ class Stock(Architecture):
     """A stock module with a layout. Equal if the configurations and the tables of types are.
 
     A subclass for one family says how a stock module in canonical form is built (:meth:`build`) and what its layout is
-    (:meth:`table`); the rest is derived.
+    (:meth:`table`), or gives both to :meth:`assemble`; the rest is derived.
 
     Parameters
     ----------
@@ -211,14 +211,14 @@ class Stock(Architecture):
     call: ClassVar[Mapping[str, Any]] = {}  # further arguments of the stock module
 
     @classmethod
-    @abstractmethod
     def build(cls, config: Mapping[str, Any]) -> nn.Module:
         """The stock module that runs canonical networks of this configuration; it is built without storage."""
+        raise NotImplementedError(f"{cls.__name__} does not say how its modules are built")
 
     @classmethod
-    @abstractmethod
     def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
         """The layout, the sites, and which modules' outputs show a site (see ``watch``)."""
+        raise NotImplementedError(f"{cls.__name__} has no layout")
 
     @classmethod
     def of(cls, config: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> Self:
@@ -315,7 +315,7 @@ class Stock(Architecture):
                 continue
             for axis, group in reversed(list(enumerate(entry[0].groups))):
                 x = self._unfold(x, axis, group)
-            for piece, part in self._parts(x, entry[0].joint, entry):
+            for piece, part in zip(entry, self._parts(x, entry[0].joint, entry), strict=True):
                 if piece.constant is None:
                     part = part.permute(piece.order)
                     found[piece.name] = part.reshape(part.shape[: len(piece.axes)])
@@ -325,14 +325,14 @@ class Stock(Architecture):
         """An axis as the axes that it is made of."""
         return x if len(group) < 2 else x.unflatten(axis, [self.sizes.get(_site(one), -1) for one in group])
 
-    def _parts(self, x: Tensor, axes: Sequence[str], pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Tensor]]:
-        """The parts of a tensor along the axis in brackets, if there is one, each with its axes."""
+    def _parts(self, x: Tensor, axes: Sequence[str], pieces: Sequence[Piece]) -> Iterator[Tensor]:
+        """The parts of a tensor along the axis in brackets; the tensor itself if there is none."""
         if JOINT not in axes:
-            yield pieces[0], x
+            yield x
             return
         place, sizes = axes.index(JOINT), [[self.sizes[_site(one)] for one in piece.bracket] for piece in pieces]
-        for piece, own, part in zip(pieces, sizes, x.split([prod(own) for own in sizes], place), strict=True):
-            yield piece, part.unflatten(place, own)
+        for own, part in zip(sizes, x.split([prod(own) for own in sizes], place), strict=True):
+            yield part.unflatten(place, own)
 
     def _met(self, params: Params, dtype: torch.dtype) -> Params:
         """The parameters, rounded, with nothing left that is written and not read, or read and not written."""
@@ -340,16 +340,14 @@ class Stock(Architecture):
             touches = self.spec.touching(site)
             if not all(touch.name in params for touch in touches):
                 continue
-            sides = [
-                torch.cat([rows(params[t.name], t) for t in touches if t.dual is dual], -1) for dual in (False, True)
-            ]
-            for touch, seen in (
-                (t, p)
-                for p, dual in zip(kind.symmetry.meet(*sides), (False, True), strict=True)
-                for t in touches
-                if t.dual is dual
-            ):
-                params[touch.name] = apply(seen, params[touch.name], touch.axis, touch.batch)
+            writers, readers = ([t for t in touches if t.dual is dual] for dual in (False, True))
+            if not (writers and readers):
+                continue
+            sides = (torch.cat([rows(params[t.name], t) for t in side], -1) for side in (writers, readers))
+            if (seen := kind.symmetry.meet(*sides)) is None:
+                continue
+            for touch, projection in (*product(writers, seen[:1]), *product(readers, seen[1:])):
+                params[touch.name] = apply(projection, params[touch.name], touch.axis, touch.batch)
         return {name: p.to(dtype).contiguous() for name, p in params.items()}
 
     def decode(self, params: Params) -> Params:
@@ -425,7 +423,7 @@ class Stock(Architecture):
                 x = seen[view[:2]]
                 x = (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)  # images have their channels first
                 x = self._unfold(x, 1, view.group)
-                for (_, part), axes in zip(self._parts(x, ["_", *view.group], view.pieces), view.axes, strict=False):
+                for part, axes in zip(self._parts(x, ["_", *view.group], view.pieces), view.axes, strict=True):
                     if (site := self._shown(view, axes)) is not None:
                         for axis, name in enumerate(axes, 1):
                             part = part.narrow(axis, 0, self.spec.sites[_site(name)].size)
