@@ -57,7 +57,7 @@ class Moments:
         x, y, xx, yy = self.sums
         covariance = self.products - torch.outer(x, y) / self.count
         variances = torch.outer(xx - x.square() / self.count, yy - y.square() / self.count)
-        return torch.where(variances > 0, covariance / variances.clamp_min(1e-300).sqrt(), 0.0).view(self.shape)
+        return torch.where(variances <= 0, 0.0, covariance / variances.clamp_min(1e-300).sqrt()).view(self.shape)
 
     def compared(self) -> Tensor:
         """What decides how like each other two dimensions are: correlations, or mean products."""
