@@ -296,7 +296,7 @@ def test_parts_that_are_not_known_are_refused_by_name(make, message):
 
 def test_sizes_that_no_stock_module_has_are_refused():
     network = lmc.canonicalize(gpt2())
-    with pytest.raises(ValueError, match="choose a multiple of 3, at least 24"):
+    with pytest.raises(ValueError, match="a multiple of its 3 heads, not 25"):
         network.spec.sample(0, sizes={"r": 25})(network)
     with pytest.raises(ValueError, match=r"no sites \['q'\] to widen"):
         network.spec.sample(0, sizes={"q": 25})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..networks.base import Network, check_networks
 from ..spec import Axis, Spec
 from ..style import MUTED
-from ..symmetry import Invertible, Orthogonal, Permutation, ScaledPermutation, StreamOrthogonal, Symmetry
+from ..symmetry import Symmetry
 from .figure import Figure
 from .methods import check_words
 
@@ -32,14 +33,19 @@ class Look(NamedTuple):
     words: str
 
 
-LOOKS: dict[type[Symmetry], Look] = {
-    Permutation: Look("P", "#B0467F", "#E49BC6", "any relabelling"),
-    ScaledPermutation: Look("S", "#B84A00", "#F58A4B", "any relabelling and positive scales"),
-    StreamOrthogonal: Look("O", "#5552D0", "#A9A7FA", "any rotation that fixes the all-ones vector"),
-    Orthogonal: Look("O", "#5552D0", "#A9A7FA", "any rotation or reflection"),
-    Invertible: Look("G", "#6B6600", "#DDD155", "any change of basis"),
+LOOKS = {  # by whether units are relabelled, and the least that a matching must be allowed
+    (True, "permutation"): ("P", "#B0467F", "#E49BC6"),
+    (True, "invertible"): ("S", "#B84A00", "#F58A4B"),
+    (False, "orthogonal"): ("O", "#5552D0", "#A9A7FA"),
+    (False, "invertible"): ("G", "#6B6600", "#DDD155"),
 }
-OTHER = Look("T", "#57606a", "#a6b0bb", "a class of its own")
+OTHER = ("T", "#57606a", "#a6b0bb")
+
+
+def _look(symmetry: type[Symmetry]) -> Look:
+    look = LOOKS.get((symmetry.relabels, symmetry.level), OTHER) if symmetry.moves else OTHER
+    return Look(*look, symmetry.words)
+
 
 Part = tuple[str, str]  # a piece of text and its colour, in the static twin
 
@@ -160,10 +166,10 @@ def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -
             "sites": {
                 name: {
                     "class": site.symmetry.__name__,
-                    **next((LOOKS[c] for c in site.symmetry.__mro__ if c in LOOKS), OTHER)._asdict(),
+                    **_look(site.symmetry)._asdict(),
                     "size": site.size,
                     "within": site.within,
-                    "count": spec.sites[site.within].size if site.within else 1,
+                    "count": math.prod(spec.batch(name)),
                     "splits": site.splits,
                 }
                 for name, site in spec.sites.items()

@@ -19,9 +19,9 @@ from ..landscape.evaluate import evaluate
 from ..networks.base import Network, check_same_architecture
 from ..spec import Alignment, Spec
 from ..storage import fingerprint, named
-from ..symmetry import Permutation, ScaledPermutation, SoftPermutation, Symmetry, reshare
+from ..symmetry import Symmetry, reshare
 from ..train import check_batches, check_function, check_recipe, fit
-from .weight import balance
+from .balance import balance
 
 TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images at most 64, whose activations are larger
 
@@ -141,6 +141,7 @@ def learn(
         raise ValueError(f"no sites {sorted(unknown)} to learn; the sites are {list(spec.sites)}")
     if sites is not None and not len(sites):
         raise ValueError("sites is empty: there is nothing to learn")
+    _learnable(spec, allow, sites)  # or it says that nothing is left to learn
     check_recipe(validation is not None, batch_size=batch_size, **training)
     check_function("augment", augment)
     for name, data in {"batches": batches, "validation": validation}.items():
@@ -156,9 +157,7 @@ def learn(
     spec = first.spec.restrict(allow)
     if soft:
         spec = _mixed(spec, starts[1:])
-    continuous = {name for name, site in spec.sites.items() if site.symmetry is not Permutation}
-    chosen = (continuous or set(spec.sites)) if sites is None else set(sites)
-    order = [name for name in spec.sites if name in chosen]
+    order = _learnable(spec, allow, sites)
     device, dtype = Accelerator().device, torch.promote_types(first.reference.dtype, torch.float32)
     basis = balance(first, allow)  # in balanced coordinates all directions inside a head are equally steep
     moved = [basis(network).to(device, dtype) for network in moved]
@@ -213,6 +212,15 @@ def check_networks(networks: Sequence[Network]) -> None:
             raise TypeError(f"lmc_utils.canonicalize gives the networks to match, not {type(network).__name__}")
 
 
+def _learnable(spec: Spec, allow: str, sites: Collection[str] | None) -> list[str]:
+    """The sites to learn, in the order of the table: those asked for, or else all with continuous maps, or else all."""
+    chosen = [name for name in spec.sites if spec.sites[name].symmetry.moves and (sites is None or name in sites)]
+    if not chosen:
+        which = "no site" if sites is None else f"none of {sorted(sites)}"
+        raise ValueError(f"nothing to learn: with allow={allow!r} {which} has a symmetry")
+    return [n for n in chosen if sites is not None or not spec.sites[n].symmetry.discrete] or chosen
+
+
 def check_start(init: Alignment) -> None:
     """Raise a TypeError if this is no alignment."""
     if not isinstance(init, Alignment):
@@ -230,17 +238,16 @@ def _split(start: Alignment, sites: Collection[str], all_sites: bool) -> dict[st
 
 def _mixed(spec: Spec, starts: Sequence[Alignment]) -> Spec:
     """The table with soft permutations for permutations; heads stay whole, or what lies inside could not follow."""
-    if scaled := [name for name, site in spec.sites.items() if issubclass(site.symmetry, ScaledPermutation)]:
+    if scaled := [n for n, site in spec.sites.items() if site.symmetry.relabels and not site.symmetry.discrete]:
         raise ValueError(f"soft=True mixes units, but those of {scaled} also have scales: use allow='permutation'")
-    sites = {
-        name: replace(site, symmetry=SoftPermutation)
-        if site.symmetry is Permutation and not (spec.inside(name) or site.within)
-        else site
+    mixed = {
+        name: replace(site, symmetry=soft)
         for name, site in spec.sites.items()
+        if (soft := site.symmetry.relaxation()) and not (spec.inside(name) or site.within)
     }
-    mixed = [name for name, site in sites.items() if site.symmetry is SoftPermutation]
-    if wrong := [n for n in mixed for g in starts if not isinstance(g[n], (Permutation, SoftPermutation))]:
+    classes = {name: (site.symmetry, spec.sites[name].symmetry) for name, site in mixed.items()}
+    if wrong := [name for name in mixed for g in starts if not isinstance(g[name], classes[name])]:
         raise ValueError(
             f"soft=True starts from permutations, but init has others at {wrong}: match with the same allow"
         )
-    return replace(spec, sites=sites)
+    return replace(spec, sites={**spec.sites, **mixed})

@@ -19,8 +19,9 @@ from ..landscape.average import average
 from ..networks.base import Network, check_same_architecture, in_full
 from ..progress import progress
 from ..spec import Alignment
+from .balance import balance
 from .mixture import check_networks, check_start, learn
-from .weight import balance, weight_matching
+from .weight import weight_matching
 
 
 def spread(networks: Sequence[Network]) -> float:

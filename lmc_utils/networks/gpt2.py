@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from ..spec import Params, Spec
-from .base import Network, builds, check_same_parts, register, skeleton
-from .transformer import (
-    Affine,
-    Parts,
-    Transformer,
-    block_types,
-    canonical_block,
-    centre,
-    read,
-    sites,
-    stock_attention,
-)
+from ..spec import Params, Site
+from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
+from .base import Network, builds, check_same_parts, register
+from .fold import centre, fold_norm, fold_values
+from .layout import Layout, Stock, Weights, head_size, stacked
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -43,65 +34,66 @@ def gpt2(**config: Any) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**config, attn_implementation="sdpa"))
 
 
-class GPT2(Transformer):
+BLOCK: Layout = {
+    "ln_1.weight": 1,
+    "ln_1.bias": 0,
+    "attn.c_attn.weight": {
+        "q.weight": "r* [heads* qk] -> heads* qk r*",
+        "k.weight": "r* [heads* qk*] -> heads* qk* r*",
+        "v.weight": "r* [heads ov] -> heads ov r*",  # only values carry a head's weight, which matters when heads split
+    },
+    "attn.c_attn.bias": {"q.bias": "[heads* qk]", "k.bias": "0: [heads* qk*]", "v.bias": "0: [heads ov]"},
+    "attn.c_proj.weight": {"o.weight": "(heads* ov*) r"},
+    "attn.c_proj.bias": {"o.bias": "r"},
+    "ln_2.weight": 1,
+    "ln_2.bias": 0,
+    "mlp.c_fc.weight": {"fc.weight": "r* ff -> ff r*"},
+    "mlp.c_fc.bias": {"fc.bias": "ff"},
+    "mlp.c_proj.weight": {"proj.weight": "ff* r -> r ff*"},
+    "mlp.c_proj.bias": {"proj.bias": "r"},
+}
+
+
+class GPT2(Stock):
     """Equal if the configurations that decide the function are."""
 
     data = "shakespeare"
+    widths: ClassVar = {"n_embd": "r", "n_head": "heads", "n_inner": "ff"}
+    out_axis = 1  # of transformers' Conv1D
+    call: ClassVar = {"use_cache": False}
 
     @classmethod
-    def of(cls, config: dict, d_head: int) -> GPT2:
-        """The table of types, and the stock module of this configuration."""
+    def build(cls, config: Mapping[str, Any]) -> GPT2LMHeadModel:
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        with torch.device("meta"):
-            module = skeleton(GPT2LMHeadModel(GPT2Config(**config)))
-        blocks = {str(i): (config["n_head"], d_head, config["n_inner"]) for i in range(config["n_layer"])}
-        types = {"wte": "_ r", "wpe": "_ r"}
-        for prefix in blocks:
-            types |= block_types(prefix)
-        types |= {"head.weight": "_ r*", "head.bias": "_"}
-        homogeneous = config["activation_function"] == "relu"
-        return cls(config, Spec(types, sites(config["n_embd"], blocks, homogeneous)), module)
+        return GPT2LMHeadModel(GPT2Config(**config))
+
+    @classmethod
+    def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
+        d, homogeneous = head_size(config["n_embd"], config["n_head"]), config["activation_function"] == "relu"
+        inside = {
+            "heads": Site(Permutation, config["n_head"], splits=True),
+            "qk": Site(Invertible, d, within="heads"),
+            "ov": Site(Invertible, d, within="heads"),
+            "ff": Site(ScaledPermutation if homogeneous else Permutation, config["n_inner"], splits=homogeneous),
+        }
+        blocks, sites = stacked("transformer.h.{}.", config["n_layer"], BLOCK, inside)
+        layout = {"transformer.wte.weight": {"wte": "_ r"}, "transformer.wpe.weight": {"wpe": "_ r"}, **blocks}
+        # the last norm shifts by the all-ones vector, along which the head reads the bias that GPT-2 has no place for
+        layout |= {"transformer.ln_f.weight": 1, "transformer.ln_f.bias": 1, "lm_head.weight": {"head.weight": "_ r*"}}
+        watch = {"r": [f"transformer.h.{i}" for i in range(config["n_layer"])]}
+        return layout, {"r": Site(StreamOrthogonal, config["n_embd"])} | sites, watch
+
+    def decode(self, params: Params) -> Params:
+        """The parameters of the stock module, which divides queries by the square root of a head's dimensions."""
+        queries = {f"{i}.q.{part}" for i in range(self.config["n_layer"]) for part in ("weight", "bias")}
+        scale = head_size(self.config["n_embd"], self.config["n_head"]) ** 0.5
+        return super().decode(params | {name: params[name] * scale for name in queries})
 
     @property
     def reads(self) -> tuple[int, int]:
         """Size of the vocabulary and longest context."""
         return self.config["vocab_size"], self.config["n_positions"]
-
-    @property
-    def d_head(self) -> int:
-        """Dimensions of a head in the stock module."""
-        return self.config["n_embd"] // self.config["n_head"]
-
-    def decode(self, params: Params) -> Params:
-        """The parameters of the stock module: norms with scale 1 and shift 0, weights as (in, out).
-
-        The last norm shifts by the all-ones vector, which no centred weight reads: there the unembedding, which has no
-        bias in GPT-2, keeps its own.
-        """
-        wte, bias = params["wte"], params["head.bias"]
-        one, zero = wte.new_ones(wte.shape[1]), wte.new_zeros(wte.shape[1])
-        found = {"transformer.wte.weight": wte, "transformer.wpe.weight": params["wpe"]}
-        for i in range(self.config["n_layer"]):
-            qkv, o = stock_attention(str(i), params, self.d_head)
-            block = {
-                "ln_1": Affine(one, zero),
-                "attn.c_attn": Affine(qkv.weight.T, qkv.bias),
-                "attn.c_proj": Affine(o.weight.T, o.bias),
-                "ln_2": Affine(one, zero),
-                "mlp.c_fc": Affine(params[f"{i}.fc.weight"].T, params[f"{i}.fc.bias"]),
-                "mlp.c_proj": Affine(params[f"{i}.proj.weight"].T, params[f"{i}.proj.bias"]),
-            }
-            for name, (weight, shift) in block.items():
-                found |= {f"transformer.h.{i}.{name}.weight": weight, f"transformer.h.{i}.{name}.bias": shift}
-        head = params["head.weight"] + bias.unsqueeze(1) / len(one)
-        return found | {"transformer.ln_f.weight": one, "transformer.ln_f.bias": one, "lm_head.weight": head}
-
-    def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        return functional_call(self.module, self.decode(params), (inputs,), {"use_cache": False}).logits
-
-    def parts(self) -> list[Parts]:
-        return [Parts(b, b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc) for b in self.module.transformer.h]
 
     def probe(self) -> Tensor:
         """Two windows of random tokens, at most 64 each."""
@@ -109,15 +101,11 @@ class GPT2(Transformer):
         generator = torch.Generator().manual_seed(0)
         return torch.randint(vocabulary, (2, min(positions, 64)), generator=generator)
 
-    def with_sizes(self, sizes: Mapping[str, int]) -> GPT2:
-        width, heads, hidden, needed = self.uniform(sizes)
-        return GPT2.of(self.config | {"n_embd": width, "n_head": heads, "n_inner": hidden}, needed)
-
 
 @register("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel")
 def canonicalize(model: GPT2LMHeadModel) -> Network:
     """Fold norms and biases, untie the head, fold attention scales into the queries; exact in float64."""
-    given, dtype = model.config, model.lm_head.weight.dtype
+    given = model.config
     if given.activation_function not in ACTIVATIONS:
         raise ValueError(f"activation_function {given.activation_function!r} is not elementwise as far as we know")
     if given.n_layer < 1:
@@ -131,34 +119,31 @@ def canonicalize(model: GPT2LMHeadModel) -> Network:
         "attn_pdrop": 0.0, "bos_token_id": given.bos_token_id, "eos_token_id": given.eos_token_id,
         "tie_word_embeddings": False,
     }  # fmt: skip
-    architecture = GPT2.of(config, given.n_embd // given.n_head)
+    architecture = GPT2.of(config)
     check_same_parts(model, architecture.module)
-    params = {name: p.to(dtype).contiguous() for name, p in _fold(model)}
-    return Network(architecture, params)
+    weights = Weights(model)
+    return architecture.network(weights, _fold(weights, given))
 
 
-def _fold(model: GPT2LMHeadModel) -> Iterator[tuple[str, Tensor]]:
-    """The canonical parameters in float64, by and by: only one block at a time takes up that much memory."""
-    given, weights = model.config, model.state_dict()
-
-    def affine(name: str, transpose: bool = False) -> Affine:
-        weight, bias = weights[f"{name}.weight"].double(), weights.get(f"{name}.bias")
-        return Affine(weight.T if transpose else weight, None if bias is None else bias.double())
-
-    for name in ("wte", "wpe"):
-        yield name, centre(affine(f"transformer.{name}").weight, 1)
+def _fold(w: Weights, given: Any) -> Iterator[str]:
+    width, d = given.n_embd, given.n_embd // given.n_head
+    centre(w, ("transformer.wte.weight", "transformer.wpe.weight"), 1)
     for i in range(given.n_layer):
-        prefix = f"transformer.h.{i}"
-        norms = (affine(f"{prefix}.{name}") for name in ("ln_1", "ln_2"))
-        linear = (affine(f"{prefix}.{name}", True) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
-        (norm1, norm2), (qkv, o, fc, proj) = norms, linear
-        block = canonical_block(str(i), given.n_head, norm1, qkv, o, norm2, fc, proj)
-        # the stock module will divide by sqrt(d_head)
-        scale = 1.0 if given.scale_attn_weights else (given.n_embd // given.n_head) ** 0.5
+        at = f"transformer.h.{i}"
+        qkv, o, fc, proj = (f"{at}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
+        fold_norm(w, f"{at}.ln_1", [qkv], axis=0)
+        fold_norm(w, f"{at}.ln_2", [fc], axis=0)
+        fold_values(w, o, w[f"{qkv}.bias"][2 * width :], axis=0)
+        # queries carry what the module would divide scores by, so that QK circuits are plain products
+        scale = d**-0.5 if given.scale_attn_weights else 1.0
         scale /= i + 1 if given.scale_attn_by_inverse_layer_idx else 1
-        yield from (block | {name: block[name] * scale for name in (f"{i}.q.weight", f"{i}.q.bias")}).items()
-    head = read(affine("lm_head"), affine("transformer.ln_f"))
-    yield from {"head.weight": head.weight, "head.bias": head.bias}.items()
+        for part in ("weight", "bias"):
+            q, rest = w[f"{qkv}.{part}"].split([width, 2 * width], -1)
+            w[f"{qkv}.{part}"] = torch.cat([q * scale, rest], -1)
+            centre(w, [f"{o}.{part}", f"{proj}.{part}"], -1)
+        yield f"{at}."
+    fold_norm(w, "transformer.ln_f", ["lm_head"])
+    w["lm_head.weight"] = w["lm_head.weight"] + w.pop("lm_head.bias").unsqueeze(1) / width
 
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")

@@ -10,16 +10,15 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from ..arguments import brief
-from ..spec import Params, Site, Spec
+from ..spec import Site
 from ..symmetry import Permutation, ScaledPermutation
-from .base import Architecture, Network, builds, fill, register, skeleton
+from .base import Network, builds, register, skeleton
+from .layout import Stock, Weights
 
 ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Dropout,
@@ -52,48 +51,29 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-@dataclass(frozen=True)
-class MLP(Architecture):
+class MLP(Stock):
     """Equal if all layers are."""
 
     data = "fashion-mnist"
-    layers: tuple[str, ...]
-    spec: Spec
-    module: nn.Sequential = field(compare=False, repr=False)  # a skeleton: shapes without storage
 
     @classmethod
-    def of(cls, module: nn.Sequential) -> MLP:
+    def of_module(cls, module: nn.Sequential) -> MLP:
         """The table of types of a skeleton."""
         layers = module._modules  # named_children would skip a ReLU that serves twice
         linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-        types, sites = {}, {}
+        layout, sites, names = {}, {}, list(layers)
         for i, name in enumerate(linear):
             writes = f"ff.{i}" if i < len(linear) - 1 else "_"
-            reads = f"ff.{i - 1}*" if i else "_"
-            types[f"{name}.weight"] = f"{writes} {reads}"
+            layout[f"{name}.weight"] = f"{writes} {f'ff.{i - 1}*' if i else '_'}"
             if layers[name].bias is not None:
-                types[f"{name}.bias"] = writes
+                layout[f"{name}.bias"] = writes
             if writes != "_":
-                names = list(layers)
                 between = names[names.index(name) + 1 : names.index(linear[i + 1])]
-                homogeneous = all(isinstance(layers[between_name], HOMOGENEOUS) for between_name in between)
+                homogeneous = all(isinstance(layers[one], HOMOGENEOUS) for one in between)
                 symmetry = ScaledPermutation if homogeneous else Permutation
                 sites[writes] = Site(symmetry, layers[name].out_features, splits=homogeneous)
-        return cls(tuple(f"{name}: {layer}" for name, layer in layers.items()), Spec(types, sites), module)
-
-    def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        return functional_call(self.module, params, (inputs,))
-
-    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
-        found, x, sites = {}, inputs, iter(self.spec.sites)
-        for name, layer in self.module._modules.items():
-            x = functional_call(layer, {key: params[f"{name}.{key}"] for key, _ in layer.named_parameters()}, (x,))
-            if isinstance(layer, nn.Linear) and (site := next(sites, None)):  # the last layer is no site
-                found[site] = x
-        return found
-
-    def to_model(self, params: Params) -> nn.Module:
-        return fill(self.module, params)
+        config = {"layers": tuple(f"{name}: {layer}" for name, layer in layers.items())}
+        return cls.assemble(config, module, layout, sites)
 
     def with_sizes(self, sizes: Mapping[str, int]) -> MLP:
         module, n_in, widths = copy.deepcopy(self.module), None, iter(sizes.values())
@@ -102,7 +82,7 @@ class MLP(Architecture):
                 n_out = next(widths, layer.out_features)
                 wider = nn.Linear(n_in or layer.in_features, n_out, bias=layer.bias is not None, device="meta")
                 module._modules[name], n_in = wider, n_out
-        return MLP.of(module.eval())
+        return MLP.of_module(module.eval())
 
 
 @register("torch.nn.modules.container.Sequential")
@@ -116,4 +96,4 @@ def canonicalize(model: nn.Sequential) -> Network:
     count = sum(isinstance(layer, nn.Linear) for layer in model)
     if count < 2:
         raise ValueError(f"an MLP with {count} linear layers has no hidden units to relabel")
-    return Network(MLP.of(skeleton(model)), {name: p.detach().clone() for name, p in model.named_parameters()})
+    return MLP.of_module(skeleton(model)).network(Weights(model))

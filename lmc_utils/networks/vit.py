@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ..spec import Params, Spec
-from .base import Network, builds, register, skeleton
+from ..spec import Params, Site
+from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
+from .base import Network, builds, register
+from .fold import bias_of, centre, centred, fold_norm, fold_values
+from .layout import Layout, Stock, Weights, head_size, stacked
 from .stock import keywords
-from .transformer import (
-    Affine,
-    Parts,
-    Transformer,
-    block_types,
-    canonical_block,
-    centre,
-    read,
-    sites,
-    stock_attention,
-)
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -53,88 +44,90 @@ def vit(**config: Any) -> VisionTransformer:
     return VisionTransformer(**config)
 
 
-class ViT(Transformer):
+BLOCK: Layout = {
+    "norm1.weight": 1,
+    "norm1.bias": 0,
+    "attn.qkv.weight": {
+        "q.weight": "[heads* qk] r*",
+        "k.weight": "[heads* qk*] r*",
+        "v.weight": "[heads ov] r*",  # only values carry a head's weight, which matters when heads split
+    },
+    "attn.qkv.bias": {"q.bias": "[heads* qk]", "k.bias": "0: [heads* qk*]", "v.bias": "0: [heads ov]"},
+    "attn.proj.weight": {"o.weight": "r (heads* ov*) -> heads* ov* r"},
+    "attn.proj.bias": {"o.bias": "r"},
+    "norm2.weight": 1,
+    "norm2.bias": 0,
+    "mlp.fc1.weight": {"fc.weight": "ff r*"},
+    "mlp.fc1.bias": {"fc.bias": "ff"},
+    "mlp.fc2.weight": {"proj.weight": "r ff*"},
+    "mlp.fc2.bias": {"proj.bias": "r"},
+}
+
+
+class ViT(Stock):
     """Equal if the arguments that build the stock module are."""
 
     data = "fashion-mnist"
+    widths: ClassVar = {"embed_dim": "r", "num_heads": "heads", "hidden": "ff"}
 
     @classmethod
-    def of(cls, config: dict, d_head: int) -> ViT:
-        """The table of types, and the stock module with these arguments."""
+    def build(cls, config: Mapping[str, Any]) -> VisionTransformer:
         from timm.layers import LayerNorm
         from timm.models.vision_transformer import VisionTransformer
 
         arguments = {name: value for name, value in config.items() if name not in ("hidden", "epsilon")}
-        hidden, norm = config["hidden"], partial(LayerNorm, eps=config["epsilon"])
-        ratio = (hidden + 0.5) / config["embed_dim"]  # timm rounds down
-        built = VisionTransformer(
-            **arguments, mlp_ratio=ratio, norm_layer=norm, qkv_bias=True, weight_init="skip", device="meta"
+        norm = partial(LayerNorm, eps=config["epsilon"])
+        return VisionTransformer(
+            **arguments, mlp_ratio=_ratio(config), norm_layer=norm, qkv_bias=True, weight_init="skip", device="meta"
         )
-        blocks = {str(i): (config["num_heads"], d_head, hidden) for i in range(config["depth"])}
-        types = {"patch.weight": "r _ _ _", "position": "_ r"}
-        for prefix in blocks:
-            types |= block_types(prefix)
-        types |= {"head.weight": "_ r*", "head.bias": "_"}
-        homogeneous = config["act_layer"] is nn.ReLU
-        return cls(config, Spec(types, sites(config["embed_dim"], blocks, homogeneous)), skeleton(built))
+
+    @classmethod
+    def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
+        d, homogeneous = head_size(config["embed_dim"], config["num_heads"]), config["act_layer"] is nn.ReLU
+        inside = {
+            "heads": Site(Permutation, config["num_heads"], splits=True),
+            "qk": Site(Invertible, d, within="heads"),
+            "ov": Site(Invertible, d, within="heads"),
+            "ff": Site(ScaledPermutation if homogeneous else Permutation, config["hidden"], splits=homogeneous),
+        }
+        blocks, sites = stacked("blocks.{}.", config["depth"], BLOCK, inside)
+        layout: Layout = {
+            "patch_embed.proj.weight": {"patch.weight": "r _ _ _"},
+            "patch_embed.proj.bias": 0,
+            "pos_embed": {"position": "1 _ r -> _ r"},
+        }
+        if config["class_token"]:  # the table's first row is all that it starts from, if there is one for it
+            layout |= {"cls_token": {"class": "1 1 r -> r"} if config["no_embed_class"] else 0}
+        norm = "fc_norm" if config["fc_norm"] else "norm"
+        layout |= blocks | {f"{norm}.weight": 1, f"{norm}.bias": 0, "head.weight": "_ r*", "head.bias": "_"}
+        watch = {"r": [f"blocks.{i}" for i in range(config["depth"])]}
+        return layout, {"r": Site(StreamOrthogonal, config["embed_dim"])} | sites, watch
+
+    def decode(self, params: Params) -> Params:
+        """The parameters of the stock module, which divides queries by the square root of a head's dimensions."""
+        queries = {f"{i}.q.{part}" for i in range(self.config["depth"]) for part in ("weight", "bias")}
+        scale = head_size(self.config["embed_dim"], self.config["num_heads"]) ** 0.5
+        return super().decode(params | {name: params[name] * scale for name in queries})
 
     @property
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width of the images that it reads."""
         return self.config["in_chans"], *self.config["img_size"]
 
-    @property
-    def d_head(self) -> int:
-        """Dimensions of a head in the stock module."""
-        return self.config["embed_dim"] // self.config["num_heads"]
-
-    def decode(self, params: Params) -> Params:
-        """The parameters of the stock module: norms with scale 1 and shift 0."""
-        patch, position = params["patch.weight"], params["position"]
-        one, zero = patch.new_ones(len(patch)), patch.new_zeros(len(patch))
-        found = {"patch_embed.proj.weight": patch, "patch_embed.proj.bias": zero}
-        if self.config["class_token"]:  # the table's first row is all that the class token starts from
-            alone = self.config["no_embed_class"]
-            found["cls_token"] = (position[0] if alone else zero).view(1, 1, -1)
-            position = position[1:] if alone else position
-        found["pos_embed"] = position.unsqueeze(0)
-        for i in range(self.config["depth"]):
-            qkv, o = stock_attention(str(i), params, self.d_head)
-            block = {
-                "norm1": Affine(one, zero),
-                "attn.qkv": qkv,
-                "attn.proj": o,
-                "norm2": Affine(one, zero),
-                "mlp.fc1": Affine(params[f"{i}.fc.weight"], params[f"{i}.fc.bias"]),
-                "mlp.fc2": Affine(params[f"{i}.proj.weight"], params[f"{i}.proj.bias"]),
-            }
-            for name, (weight, bias) in block.items():
-                found |= {f"blocks.{i}.{name}.weight": weight, f"blocks.{i}.{name}.bias": bias}
-        norm = "norm" if isinstance(self.module.fc_norm, nn.Identity) else "fc_norm"
-        found |= {f"{norm}.weight": one, f"{norm}.bias": zero}
-        return found | {name: params[name] for name in ("head.weight", "head.bias")}
-
-    def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        return functional_call(self.module, self.decode(params), (inputs,))
-
-    def parts(self) -> list[Parts]:
-        return [Parts(b, b.attn.qkv, b.attn.proj, b.mlp.fc1) for b in self.module.blocks]
-
     def probe(self) -> Tensor:
         """Two images of noise."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(2, self.config["in_chans"], *self.config["img_size"], generator=generator)
+        return torch.randn(2, *self.image, generator=generator)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that the canonical form decides: all biases and the table."""
         decided = {name: value for name, value in self.config.items() if name not in ("hidden", "epsilon", "act_layer")}
-        ratio = (self.config["hidden"] + 0.5) / self.config["embed_dim"]  # timm rounds down
-        return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": ratio}
+        return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": _ratio(self.config)}
 
-    def with_sizes(self, sizes: Mapping[str, int]) -> ViT:
-        width, heads, hidden, needed = self.uniform(sizes)
-        return ViT.of(self.config | {"embed_dim": width, "num_heads": heads, "hidden": hidden}, needed)
+
+def _ratio(config: Mapping[str, Any]) -> float:
+    return (config["hidden"] + 0.5) / config["embed_dim"]  # timm rounds down
 
 
 @register("timm.models.vision_transformer.VisionTransformer")
@@ -151,36 +144,36 @@ def canonicalize(model: VisionTransformer) -> Network:
         "pool_include_prefix": model.pool_include_prefix, "epsilon": block.norm1.eps,
         "act_layer": type(block.mlp.act),
     }  # fmt: skip
-    dtype = model.head.weight.dtype
-    params = {name: p.to(dtype).contiguous() for name, p in _fold(model)}
-    return Network(ViT.of(config, block.attn.head_dim), params)
+    weights = Weights(model)
+    return ViT.of(config).network(weights, _fold(weights, config, patches.num_patches))
 
 
-def _fold(model: VisionTransformer) -> Iterator[tuple[str, Tensor]]:
-    """The canonical parameters in float64, by and by: only one block at a time takes up that much memory."""
-    weights = model.state_dict()
-
-    def affine(name: str) -> Affine:
-        weight, bias = weights[f"{name}.weight"].double(), weights.get(f"{name}.bias")
-        return Affine(weight, None if bias is None else bias.double())
-
-    patch = affine("patch_embed.proj")
-    bias = patch.weight.new_zeros(len(patch.weight)) if patch.bias is None else patch.bias
-    rows = bias.expand(model.patch_embed.num_patches, -1)
-    position = weights["pos_embed"][0].double() if model.pos_embed is not None else 0
-    if model.has_class_token:
-        start = weights["cls_token"][0].double()
-        table = torch.cat([start, rows + position]) if model.no_embed_class else torch.cat([start, rows]) + position
-    else:
-        table = rows + position
-    yield "patch.weight", centre(patch.weight, 0)
-    yield "position", centre(table, 1)
-    for i, block in enumerate(model.blocks):
-        names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-        parts = (affine(f"blocks.{i}.{name}") for name in names)
-        yield from canonical_block(str(i), block.attn.num_heads, *parts).items()
-    head = read(affine("head"), affine("norm" if isinstance(model.fc_norm, nn.Identity) else "fc_norm"))
-    yield from {"head.weight": head.weight, "head.bias": head.bias}.items()
+def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
+    width, apart = config["embed_dim"], config["no_embed_class"]
+    rows = bias_of(w, "patch_embed.proj").expand(1, patches, -1)
+    if config["class_token"]:
+        start = w["cls_token"]
+        if not apart:
+            rows = torch.cat([start, rows], 1)
+        w["cls_token"] = centred(start, -1) if apart else 0 * start
+    w["pos_embed"] = centred(rows + w["pos_embed"] if "pos_embed" in w else rows, -1)
+    w.pop("patch_embed.proj.bias", None)
+    w["patch_embed.proj.bias"] = torch.zeros(width)
+    centre(w, ["patch_embed.proj.weight"], 0)
+    for i in range(config["depth"]):
+        at = f"blocks.{i}"
+        qkv, o, fc, proj = (f"{at}.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
+        fold_norm(w, f"{at}.norm1", [qkv])
+        fold_norm(w, f"{at}.norm2", [fc])
+        fold_values(w, o, w[f"{qkv}.bias"][2 * width :])
+        scale = head_size(width, config["num_heads"]) ** -0.5  # what the module divides scores by
+        for part in ("weight", "bias"):
+            q, rest = w[f"{qkv}.{part}"].split([width, 2 * width])
+            w[f"{qkv}.{part}"] = torch.cat([q * scale, rest])
+        w[f"{proj}.bias"] = bias_of(w, proj)
+        centre(w, [f"{layer}.{part}" for layer in (o, proj) for part in ("weight", "bias")], 0)
+        yield f"{at}."
+    fold_norm(w, "fc_norm" if config["fc_norm"] else "norm", ["head"])
 
 
 def _refuse_unknown_parts(model: VisionTransformer) -> None:
