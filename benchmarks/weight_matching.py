@@ -45,12 +45,12 @@ def fold(layers: int, path: Path) -> None:
         seconds += time.perf_counter() - start
     print(f"folding: {seconds:.1f} s for both; peak {peak():.2f} GiB, {peak() / size(networks):.2f} x both")
     save_file({f"{i}/{name}": p for i, network in enumerate(networks) for name, p in network.params.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps([networks[0].architecture.config, networks[0].architecture.d_head]))
+    path.with_suffix(".json").write_text(json.dumps(networks[0].architecture.config))
 
 
 def match(sweeps: int, path: Path) -> None:
     """Match the two networks of a file."""
-    architecture = GPT2.of(*json.loads(path.with_suffix(".json").read_text()))
+    architecture = GPT2.of(json.loads(path.with_suffix(".json").read_text()))
     tensors = load_file(path)
     networks = [
         lmc.Network(architecture, {name[2:]: p for name, p in tensors.items() if name.startswith(f"{i}/")})
