@@ -13,6 +13,7 @@ from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogo
 from .base import Network, builds, check_same_parts, register
 from .fold import centre, fold_norm, fold_values
 from .layout import Layout, Stock, Weights, head_size, stacked
+from .stock import from_config
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -29,9 +30,7 @@ def gpt2(**config: Any) -> GPT2LMHeadModel:
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    if unknown := [name for name in config if name not in GPT2Config.__annotations__]:  # which it would keep
-        raise TypeError(f"GPT2Config has no {', '.join(unknown)}")
-    return GPT2LMHeadModel(GPT2Config(**config, attn_implementation="sdpa"))
+    return from_config(GPT2LMHeadModel, GPT2Config, config)
 
 
 BLOCK: Layout = {

@@ -38,6 +38,26 @@ def one_line(text: object, most: int = 300) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
+def from_config(model: type[nn.Module], known: type, config: Mapping[str, Any]) -> nn.Module:
+    """Build one of transformers' models with freshly drawn weights.
+
+    Parameters
+    ----------
+    model, known
+        Its class, and the class of its configuration.
+    config
+        Arguments of the configuration.
+
+    Raises
+    ------
+    TypeError
+        If the configuration has no such argument.
+    """
+    if unknown := [name for name in config if name not in known.__annotations__]:  # which it would keep
+        raise TypeError(f"{known.__name__} has no {', '.join(unknown)}")
+    return model(known(**config, attn_implementation="sdpa"))
+
+
 def few(names: Iterable[str], most: int = 3) -> str:
     """Return how many names there are, and the first of them.
 
