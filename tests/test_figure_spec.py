@@ -45,7 +45,7 @@ def test_keys_walk_with_one_stop_in_the_tab_order(page: Page, figure: Locator) -
     figure.locator(".lmc-spec button[tabindex='0']").focus()
     for key, at in (
         ("ArrowDown", "wte"), ("ArrowRight", "wpe"), ("ArrowUp", "wte"), ("Home", "r"), ("ArrowLeft", "r"),
-        ("PageDown", "qk.0"), ("End", "head.weight"), ("ArrowDown", "head.weight"),
+        ("PageDown", "qk.0"), ("End", "head.bias"), ("ArrowDown", "head.bias"),
     ):  # fmt: skip
         page.keyboard.press(key)
         assert chosen(figure) == at, key

@@ -60,6 +60,7 @@ class GPT2(Stock):
     widths: ClassVar = {"n_embd": "r", "n_head": "heads", "n_inner": "ff"}
     out_axis = 1  # of transformers' Conv1D
     call: ClassVar = {"use_cache": False}
+    riding = ("lm_head",)
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> GPT2LMHeadModel:
@@ -78,8 +79,8 @@ class GPT2(Stock):
         }
         blocks, sites = stacked("transformer.h.{}.", config["n_layer"], BLOCK, inside)
         layout = {"transformer.wte.weight": {"wte": "_ r"}, "transformer.wpe.weight": {"wpe": "_ r"}, **blocks}
-        # the last norm shifts by the all-ones vector, along which the head reads the bias that GPT-2 has no place for
-        layout |= {"transformer.ln_f.weight": 1, "transformer.ln_f.bias": 1, "lm_head.weight": {"head.weight": "_ r*"}}
+        layout |= {"transformer.ln_f.weight": 1, "transformer.ln_f.bias": 1}
+        layout |= {"lm_head.weight": {"head.weight": "_ r*"}, "lm_head.bias": {"head.bias": "_"}}
         watch = {"r": [f"transformer.h.{i}" for i in range(config["n_layer"])]}
         return layout, {"r": Site(StreamOrthogonal, config["n_embd"])} | sites, watch
 
@@ -142,7 +143,6 @@ def _fold(w: Weights, given: Any) -> Iterator[str]:
             centre(w, [f"{o}.{part}", f"{proj}.{part}"], -1)
         yield f"{at}."
     fold_norm(w, "transformer.ln_f", ["lm_head"])
-    w["lm_head.weight"] = w["lm_head.weight"] + w.pop("lm_head.bias").unsqueeze(1) / width
 
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")

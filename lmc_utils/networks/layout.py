@@ -209,6 +209,7 @@ class Stock(Architecture):
     widths: ClassVar[Mapping[str, str]] = {}  # what the configuration calls the size of a site: {"n_embd": "r"}
     out_axis: ClassVar[int] = 0  # the axis of a stock weight along which it writes
     call: ClassVar[Mapping[str, Any]] = {}  # further arguments of the stock module
+    riding: ClassVar[Sequence[str]] = ()  # layers without a bias whose last norm shifts by the all-ones vector
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> nn.Module:
@@ -258,7 +259,7 @@ class Stock(Architecture):
             If the module has a parameter that the layout has not, or the other way round.
         """
         owned = {*dict(module.named_parameters(remove_duplicate=False)), *layout} & set(module.state_dict())
-        if wrong := sorted(owned ^ set(layout)):
+        if wrong := sorted((owned | {f"{layer}.bias" for layer in cls.riding}) ^ set(layout)):
             raise ValueError(f"the layout and the module differ in {wrong}")
         pieces = {}
         for name, entry in layout.items():
@@ -351,18 +352,22 @@ class Stock(Architecture):
         return {name: p.to(dtype).contiguous() for name, p in params.items()}
 
     def decode(self, params: Params) -> Params:
-        """The parameters of the stock module."""
+        """The parameters of the stock module.
+
+        A bias that it has no place for rides on the all-ones vector, which no centred weight reads: the norm shifts by
+        that vector, and the bias is added to the layer's weights along it.
+        """
         like, found = next(iter(params.values())), {}
         for name, entry in self.pieces.items():
-            shape = self._shapes[name]
             if isinstance(entry, float):
-                found[name] = like.new_full(shape, entry)
+                found[name] = like.new_full(self._shapes[name], entry)
                 continue
             parts = [self._stock(piece, params, like) for piece in entry]
-            found[name] = (torch.cat(parts, entry[0].joint.index(JOINT)) if entry[0].bracket else parts[0]).reshape(
-                shape
-            )
-        return found | self._kept
+            found[name] = torch.cat(parts, entry[0].joint.index(JOINT)) if entry[0].bracket else parts[0]
+        for layer in self.riding:
+            weight = found[f"{layer}.weight"]
+            found[f"{layer}.weight"] = weight + found.pop(f"{layer}.bias").unsqueeze(1) / weight.shape[1]
+        return {name: x.reshape(self._shapes[name]) for name, x in found.items()} | self._kept
 
     def _stock(self, piece: Piece, params: Params, like: Tensor) -> Tensor:
         """A typed parameter with its axes as the stock module has them, that in brackets as one."""
