@@ -111,7 +111,12 @@ class Architecture(ABC):
         ValueError
             If no ordinary module has these sizes.
         """
-        return self if sizes == self.spec.sizes else self.with_sizes(sizes)
+        if sizes == self.spec.sizes:
+            return self
+        known = vars(self).setdefault("_resized", {})  # building a stock module takes longer than running it
+        if (key := tuple(sizes.items())) not in known:
+            known[key] = self.with_sizes(sizes)
+        return known[key]
 
 
 def skeleton(model: nn.Module) -> nn.Module:
