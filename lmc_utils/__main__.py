@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import signal
 import sys
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,18 +20,19 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .arguments import count, number
+from .arguments import count, number, one_line, unprintable
 from .checkpoints import load_pair, load_tokenizer, read_config, write_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify, vocabulary
 from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
 from .landscape.average import merge
 from .landscape.curve import interpolate
 from .landscape.evaluate import evaluate
+from .landscape.recipe import Recipe
 from .matching import weight_matching
 from .networks.base import Architecture, Network, check_same_architecture
 from .storage import check_writable, new_folder
 from .symmetry import LEVELS
-from .train import check_recipe, train
+from .train import train
 
 MOST = 2**31 - 1  # of anything that is counted on the command line
 #: What ``--recipe`` may change; all else the command decides.
@@ -43,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors take one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)}\n")
+        self.exit(2, f"error: {one_line(message, math.inf)}\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             make_parser().parse_args(argv, args)
             args.run(args)
     except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        sys.exit(f"error: {one_line(str(error) or type(error).__name__)}")
+        sys.exit(f"error: {one_line(error, math.inf)}")
     except KeyboardInterrupt as interruption:
         print(f"interrupted; {args.kept()}", file=sys.stderr)
         sys.exit(128 + next(iter(interruption.args), signal.SIGINT))
@@ -113,16 +114,6 @@ def make_parser() -> Parser:
     )
     command.set_defaults(run=align)
     return parser
-
-
-def one_line(text: str) -> str:
-    """Return a message on one line, its control characters escaped."""
-    return " ".join("".join(repr(c)[1:-1] if unprintable(c) else c for c in " ".join(text.split())).split())
-
-
-def unprintable(character: str) -> bool:
-    """Tell whether a character is a control character or a stray byte of a file name."""
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 @contextmanager
@@ -198,14 +189,14 @@ def recipe(text: str) -> dict:
     rest = {"lr": 1.0} | found
     try:
         EPOCHS(rest.pop("epochs", 1))
-        check_recipe(True, steps=1, **rest)
+        Recipe(steps=1, **rest)
         count("batch_size", found.get("batch_size", 1), most=MOST)
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return found
 
 
-def check_network(architecture: str, config: dict, inputs: Tensor) -> None:
+def check_trainable(architecture: str, config: dict, inputs: Tensor) -> None:
     """Build a network without storage and let it read these inputs without storage.
 
     Raises
@@ -248,7 +239,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
     config, other = (shaped(preset.architecture, settings, each) for each in (data, measured))
     if config != other:
         raise ValueError(f"--measure {args.measure} needs inputs and classes like those of {source}, but they differ")
-    check_network(args.architecture, config, data.train.inputs[:1])
+    check_trainable(args.architecture, config, data.train.inputs[:1])
     batches = data.train if preset.samples is None else data.train.take(preset.samples)
     validation = data.validation
     if recipe.get("patience") and validation is None:  # the last twentieth is held out

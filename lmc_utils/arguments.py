@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -22,8 +23,25 @@ def brief(value: Any) -> str:
     """Return a value as one short line, for an error: a tensor by its shape, everything else cut after 80 letters."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return one_line(repr(value), 80)
+
+
+def one_line(text: object, most: float = 300) -> str:
+    """Return a text, or an error's, on one line of at most ``most`` characters, its control characters escaped.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no such\\n  layer"))
+    'no such layer'
+    """
+    line = " ".join(str(text).split()) or type(text).__name__
+    line = "".join(repr(c)[1:-1] if unprintable(c) else c for c in line)
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def unprintable(character: str) -> bool:
+    """Tell whether a character is a control character or a stray byte of a file name."""
+    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "") -> None:
@@ -41,6 +59,22 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "
     if not isinstance(value, kind):
         kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise TypeError(f"{name} must be a {kinds}, not a {type(value).__name__}{': ' * bool(hint)}{hint}")
+
+
+def function(name: str, value: Any, optional: bool = False) -> None:
+    """Check that a value can be called, or is None where that is a choice.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be called.
+
+    Examples
+    --------
+    >>> function("augment", None, optional=True)
+    """
+    if not callable(value) and not (optional and value is None):
+        raise TypeError(f"{name} must be a function{' or None' * optional}, not {brief(value)}")
 
 
 def same_shape(shape: tuple[int, ...], **values: Tensor) -> None:
@@ -189,13 +223,20 @@ def wording(name: str, value: Any, most: float = LETTERS, lines: bool = False) -
     return value
 
 
-def pairs(batches: Iterable) -> Iterator[tuple[Any, Any]]:
+def pairs(batches: Iterable, tensors: bool = False) -> Iterator[tuple[Any, Any]]:
     """Go through minibatches and look at each before it is used; those without a sample are left out.
+
+    Parameters
+    ----------
+    batches
+        Pairs ``(inputs, targets)``.
+    tensors
+        Whether both must be tensors, with as many inputs as targets.
 
     Raises
     ------
     TypeError
-        If they cannot be iterated over, or one of them is no pair ``(inputs, targets)``.
+        If they cannot be iterated over, or one of them is no pair.
     ValueError
         If one has inputs and no targets, or the other way round, or a scalar for many.
     """
@@ -204,13 +245,17 @@ def pairs(batches: Iterable) -> Iterator[tuple[Any, Any]]:
             f"batches must be minibatches (inputs, targets), such as lmc.data.Batches, not {brief(batches)}"
         )
     for i, batch in enumerate(batches):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TypeError(f"each minibatch must be a pair (inputs, targets), but number {i} is {brief(batch)}")
-        if lone := [brief(part) for part in batch if isinstance(part, Tensor) and not part.ndim]:
+        parts = [part for part in batch if isinstance(part, Tensor)] if isinstance(batch, (tuple, list)) else []
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or (tensors and len(parts) != 2):
+            kind = "a pair of tensors" if tensors else "a pair"
+            raise TypeError(f"each minibatch must be {kind} (inputs, targets), but number {i} is {brief(batch)}")
+        if lone := [brief(part) for part in parts if not part.ndim]:
             raise ValueError(f"each minibatch must have one row for each sample, but in number {i} is {lone[0]}")
-        sizes = {len(part) for part in batch if isinstance(part, Tensor)}
-        if 0 in sizes and len(sizes) > 1:
-            raise ValueError(f"minibatch {i} has inputs or targets, but not both: {' and '.join(map(brief, batch))}")
+        sizes = {len(part) for part in parts}
+        if len(sizes) > 1 and (tensors or 0 in sizes):
+            raise ValueError(
+                f"minibatch {i} must have as many inputs as targets, but is {' and '.join(map(brief, parts))}"
+            )
         if sizes != {0}:
             yield batch[0], batch[1]
 

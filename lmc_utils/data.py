@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +38,9 @@ TOKENIZER = "shakespeare-tokenizer.json"
 DESCRIBED = ("README.md", ".huggingface.yaml")
 NAMES = {"data", "train", "training", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"}
 MANY = 300_000
+FORMATS = {module.name for module in pkgutil.iter_modules(datasets.packaged_modules.__path__)}  # "json", "csv", ...
+LINES = {".json", ".jsonl", ".ndjson"}
+NULL = re.compile(rb"(\xef\xbb\xbf)?\s*null\b")
 REPAIR = "Reinstall the package, or make it again: python -m lmc_utils.assets.make_data (assets/README.md says how)"
 
 
@@ -320,7 +325,10 @@ def _hub(name: str) -> Mapping[str, datasets.Dataset]:
             raise ValueError("it is a file: name the folder that holds the files of all splits")
         if Path(name).is_dir():
             _check_folder(Path(name))
-        splits = datasets.load_dataset(name)
+        elif name in FORMATS:
+            raise ValueError("it is the name of a format: name the folder that holds the files")
+        # with the whole path, or a folder called json would be taken for the format
+        splits = datasets.load_dataset(str(Path(name).resolve()) if Path(name).is_dir() else name)
     except Exception as error:  # a user's folder brings up whatever the parsers of its files raise
         if Path(name).exists():
             kind = "folder" if Path(name).is_dir() else "file"
@@ -358,6 +366,18 @@ def _check_folder(folder: Path) -> None:
                 waiting.append((Path(entry), (*above, here)))
             elif not entry.is_file():
                 raise ValueError(f"{entry.path} is no file that could be read")
+            elif LINES & set(Path(entry).suffixes):
+                _check_lines(Path(entry))
+
+
+def _check_lines(path: Path) -> None:
+    """Raise a ValueError for a line of JSON that is null: where its reader begins with one, the process would die."""
+    with io.BufferedReader(pa.input_stream(path, compression="detect")) as file:
+        for i, line in enumerate(file, 1):
+            if i == 1 and line.startswith(b"["):  # one list, which is read in another way
+                return
+            if NULL.match(line):
+                raise ValueError(f"line {i} of {path.name} is null: each must be an object, {{column: value}}")
 
 
 def _prepare(name: str, splits: Mapping[str, datasets.Dataset], tokenizer: Tokenizer | None = None) -> Prepared:

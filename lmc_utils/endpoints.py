@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .arguments import brief, choice, count, instance, wording
+from .arguments import brief, choice, count, instance, one_line, wording
 from .data import ASSETS, Data, verify, vocabulary
 from .networks.base import BUILDERS
-from .networks.stock import check_shapes, hollow, one_line, pour
+from .networks.stock import check_shapes, hollow, pour
 from .storage import read_checkpoint, save_atomically
 
 

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .arguments import check_targets, count, instance, number, reading
+from .arguments import check_targets, count, number, pairs, reading
 from .data import Batch, Batches
 from .landscape.evaluate import evaluate, logits_of
+from .landscape.recipe import Recipe
 from .progress import progress
-from .storage import check_writable, fingerprint, named, read_checkpoint, save_atomically
+from .storage import check_writable, fingerprint, read_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SEED = 2**43  # the largest: seeds are multiplied by a million and three, and torch's are below 2**63
 
 _dice = threading.RLock()  # torch's random state is the process's: who borrows it keeps all other runs out
 
@@ -86,59 +85,6 @@ class Draws:
             self.state = torch.get_rng_state()
 
 
-def check_recipe(
-    validated: bool,
-    *,
-    steps: int,
-    lr: float,
-    batch_size: int | None = None,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    warmup: float = 0.0,
-    clip: float | None = None,
-    average: float = 0.0,
-    every: int | None = None,
-    patience: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return the arguments of :func:`fit` that are numbers, each of its type and where it may be.
-
-    Parameters
-    ----------
-    validated
-        Whether there are data for validation, which patience needs.
-
-    Raises
-    ------
-    TypeError, ValueError
-        With the name and the value of the first that is not.
-    """
-    steps = count("steps", steps)
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be two numbers, not {betas!r}")
-    if patience is not None and not validated:
-        raise ValueError(f"patience={patience} needs data for validation: without them nothing can be stale")
-    return {
-        "steps": steps,
-        "lr": number("lr", lr, most=1e6, above=0),  # beyond, float32 ends
-        "batch_size": None if batch_size is None else count("batch_size", batch_size),
-        "weight_decay": number("weight_decay", weight_decay, 0, 1e6),
-        "betas": [number("betas", beta, 0, below=1) for beta in betas],
-        "warmup": number("warmup", warmup, 0, below=1),
-        "clip": None if clip is None else number("clip", clip, above=0),
-        "average": number("average", average, 0, below=1),
-        "seed": count("seed", seed, -SEED, SEED),
-        "every": max(1, steps // 10) if every is None else count("every", every),
-        "patience": None if patience is None else count("patience", patience),
-    }
-
-
-def check_function(name: str, value: Any) -> None:
-    """Raise a TypeError if this is neither None nor a function."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a function or None, not {value!r}")
-
-
 def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | None = None) -> None:
     """Check data as far as they can be looked at without being used up.
 
@@ -161,37 +107,23 @@ def check_batches(name: str, batches: Any, network: Callable[[Tensor], Any] | No
         raise TypeError(f"{name} must be batches (inputs, targets), such as data.train, not {batches!r:.80}")
     if isinstance(batches, Iterator):
         raise ValueError(f"{name} can be iterated only once: give a list of them, or a DataLoader")
+    if isinstance(batches, Batches):
+        batches = [(batches.inputs, batches.targets)]
+    if held := isinstance(batches, (list, tuple)):
+        batches = list(pairs(batches, tensors=True))
     if length_hint(batches, 1) == 0:
         raise ValueError(f"{name} hold no batch: the data are empty")
-    held = batches if isinstance(batches, (list, tuple)) else []
-    if isinstance(batches, Batches):
-        held = [(batches.inputs, batches.targets)]
-    for batch in held:
-        check_pair(batch)
-        if network:
-            inputs, targets = batch
-            with torch.no_grad(), reading(inputs):
-                logits = logits_of(network(inputs[:1]))
-            check_targets(logits.expand(len(targets), *logits.shape[1:]), targets)
-
-
-def check_pair(batch: Any) -> None:
-    """Raise a TypeError or a ValueError if this is no pair of inputs and targets, as many of each."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
-        raise TypeError(f"each batch must be a pair of tensors, inputs and targets, not {batch!r:.80}")
-    inputs, targets = batch
-    if not (inputs.ndim and targets.ndim and len(inputs) == len(targets) > 0):
-        shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
-        raise ValueError(f"each batch must hold as many inputs as targets, at least one, not shapes {shapes}")
+    for inputs, targets in batches if held and network else []:
+        with torch.no_grad(), reading(inputs):
+            logits = logits_of(network(inputs[:1]))
+        check_targets(logits.expand(len(targets), *logits.shape[1:]), targets)
 
 
 def fit(
     module: nn.Module,
     batches: Iterable[Batch],
     *,
-    augment: Callable[[Tensor], Tensor] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
-    checkpoint: Path | None = None,
     run: dict | None = None,
     desc: str = "fit",
     **recipe: Any,
@@ -211,20 +143,12 @@ def fit(
     batches
         :class:`lmc_utils.data.Batches` are shuffled anew each round, in an order that ``seed`` decides, and cut into
         ``batch_size``; any other re-iterable of ``(inputs, targets)`` is taken as it comes.
-    augment
-        What to do to each single input before a step uses it.
     validate
         The loss of the module on data held out. With it, the parameters of the best evaluation are kept.
-    checkpoint, run
-        A safetensors file to write at each evaluation and to go on from if it exists, and what the run was asked for:
-        a checkpoint that was asked for something else is refused.
+    run
+        What else the run was asked for: a checkpoint that was asked for something else is refused.
     recipe
-        ``steps``, ``lr``, ``batch_size``, ``weight_decay``, ``betas``, ``warmup``, ``clip``, ``average``: steps in
-        all; the highest learning rate; samples in a step; AdamW's decay and betas; the fraction of the steps in which
-        the rate rises; the largest norm of the gradient; the decay of a running average of the parameters, which is
-        what is validated and returned (0: none). ``every``, ``patience``: steps between two checkpoints and
-        evaluations (default: a tenth of all); stop after so many evaluations without a better one. ``seed``: decides
-        the order of the data and all that the module draws. Their defaults are :func:`check_recipe`'s.
+        The fields of a :class:`lmc_utils.landscape.recipe.Recipe`.
 
     Raises
     ------
@@ -235,42 +159,37 @@ def fit(
     """
     from accelerate import Accelerator
 
-    asked = check_recipe(validate is not None, **recipe)
-    steps, lr, seed, every, patience = (asked[name] for name in ("steps", "lr", "seed", "every", "patience"))
-    check_function("augment", augment)
+    recipe = Recipe(**recipe)
+    recipe.check_patience(validate is not None)
+    steps, lr, seed, checkpoint = recipe.steps, recipe.lr, recipe.seed, recipe.checkpoint
     check_batches("batches", batches)
     if checkpoint is not None:
-        instance("checkpoint", checkpoint, (str, Path))
-        checkpoint = Path(checkpoint)
         check_writable(checkpoint)
     with _dice:  # the first one sets up what all share
         accelerator = Accelerator()
     module.to(accelerator.device)  # first, so that what is made of its parameters lies there, too
-    decay = {"weight_decay": asked["weight_decay"], "betas": tuple(asked["betas"])}
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, **decay)
-    run = asked | {"start": fingerprint(module.state_dict().values())} | (run or {})
-    average = asked["average"]
-    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
+    optimizer = torch.optim.AdamW(module.parameters(), lr, recipe.betas, weight_decay=recipe.weight_decay)
+    run = recipe.told | {"start": fingerprint(module.state_dict().values())} | (run or {})
+    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(recipe.average)) if recipe.average else None
     result = averaged.module if averaged else module  # shares its parameters with what is learned, if not averaged
     state = _State(module, optimizer, averaged)
     if checkpoint and checkpoint.exists():
         state.load(checkpoint, run)
-    done, rising = state.step, round(asked["warmup"] * steps)
+    done, rising = state.step, round(recipe.warmup * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda more: _rate(done + more, steps, rising))
     trained, prepared = accelerator.prepare(module, optimizer)
-    draws, found = Draws(accelerator.device), _minibatches(batches, asked["batch_size"], seed, state.step)
+    draws, found = Draws(accelerator.device), _minibatches(batches, recipe.batch_size, seed, state.step)
     with progress(total=steps, initial=state.step, desc=desc, disable=not accelerator.is_main_process) as bar:
-        while state.step < steps and not (patience and state.stale >= patience):
+        while state.step < steps and not (recipe.patience and state.stale >= recipe.patience):
             with draws():
                 batch = next(found, None)
             if batch is None:  # only an empty round ends the rounds
                 how = "can be iterated only once" if state.step else "are empty"
                 raise ValueError(f"no batch for step {state.step + 1} of {steps}: the data {how}")
-            check_pair(batch)
             inputs, targets = batch
             with draws(seed * 1_000_003 + state.step):  # what a step draws depends on its number only
-                if augment:
-                    inputs = torch.stack([augment(x) for x in inputs])
+                if recipe.augment:
+                    inputs = torch.stack([recipe.augment(x) for x in inputs])
                 # what every process computes counts by its samples; one without any computes something that counts
                 # nothing
                 part = [x[accelerator.process_index :: accelerator.num_processes] for x in (inputs, targets)]
@@ -285,14 +204,14 @@ def fit(
                 raise ValueError(f"the loss became {state.loss[-1]} in step {state.step}: lower lr (it is {lr})")
             prepared.zero_grad()
             accelerator.backward(loss)
-            if asked["clip"]:
-                accelerator.clip_grad_norm_(trained.parameters(), asked["clip"])
+            if recipe.clip:
+                accelerator.clip_grad_norm_(trained.parameters(), recipe.clip)
             prepared.step()
             schedule.step()
             if averaged:
                 averaged.update_parameters(module)
             bar.update()
-            if state.step % every == 0 or state.step == steps:
+            if state.step % recipe.every == 0 or state.step == steps:
                 if not all(torch.isfinite(p).all() for p in module.parameters()):  # no later loss would tell
                     raise ValueError(f"weights became NaN or infinite in step {state.step}: lower lr (it is {lr})")
                 if validate:
@@ -325,7 +244,7 @@ def _minibatches(batches: Iterable[Batch], batch_size: int | None, seed: int, do
             found = ((batches.inputs[rows], batches.targets[rows]) for rows in order.split(size))
         else:
             found = batches
-        for batch in found:
+        for batch in pairs(found, tensors=True):
             count += 1
             if count > done:
                 yield batch
@@ -429,7 +348,7 @@ def train(
     batches
         Training data; shuffled anew each epoch, in an order that ``seed`` and the epoch decide.
     epochs, batch_size, lr, weight_decay, betas, warmup, clip, average, augment
-        The recipe: see :func:`lmc_utils.train.fit`.
+        The recipe: see :class:`lmc_utils.landscape.recipe.Recipe`.
     validation
         Data held out. With them, the weights of the best epoch are returned.
     patience
@@ -465,11 +384,11 @@ def train(
     steps = round(epochs * per_epoch)
     if not steps:
         raise ValueError(f"epochs={epochs} is no step at all: an epoch is {per_epoch} steps")
-    recipe = {"steps": steps, "every": per_epoch, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
-              "betas": betas, "warmup": warmup, "clip": clip, "average": average, "patience": patience,
-              "seed": seed}  # fmt: skip
-    check_recipe(validation is not None, **recipe)
-    check_function("augment", augment)
+    recipe = Recipe(
+        steps, lr, batch_size, weight_decay=weight_decay, betas=betas, warmup=warmup, clip=clip, average=average,
+        augment=augment, every=per_epoch, patience=patience, seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
+    recipe.check_patience(validation is not None)
     device = next(model.parameters()).device
     whole = _Supervised(copy.deepcopy(model).eval())
     for name, data in {"batches": batches, "validation": validation}.items():
@@ -487,11 +406,9 @@ def train(
     fit(
         whole,
         batches,
-        **recipe,
-        augment=augment,
         validate=validate if validation is not None else None,
-        checkpoint=checkpoint,
-        run={"samples": len(batches.inputs), "augment": named(augment)},
+        run={"samples": len(batches.inputs)},
         desc=f"seed {seed}",
+        **vars(recipe),
     )
     return whole.network.eval().to(device)

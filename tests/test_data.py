@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import shutil
 from pathlib import Path
@@ -321,6 +323,37 @@ def test_a_name_the_hub_does_not_know_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unknown)
     with pytest.raises(ValueError, match=r"'nobody/nothing' .* hub does not give it \(.*doesn't exist.*fashion-mnist"):
         load_data("nobody/nothing")
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "text", "parquet", "imagefolder"])
+def test_the_name_of_a_format_is_no_data_set_but_a_folder_may_be_called_so(tmp_path, hub, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_text("what lies around here is not asked for\n")
+    with pytest.raises(ValueError, match=f"'{name}' is neither .*it is the name of a format: name the folder"):
+        load_data(name)
+    rows = {"text": ["To be, or not to be: that is the question. " * 20]}
+    write_table(tmp_path / name, {"train": rows, "test": rows})
+    assert load_data(name, context=8).name == name
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("lines", ["null\nnull\n", '\ufeffnull\n{"text": "a"}', '{"text": "a"}\n null\n'])
+def test_lines_that_are_null_are_refused_before_a_library_dies_of_them(tmp_path, hub, monkeypatch, lines, zipped):
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: pytest.fail("it was read"))
+    for split in ("train", "test"):
+        path = tmp_path / f"{split}.jsonl{'.gz' * zipped}"
+        path.write_bytes(gzip.compress(lines.encode()) if zipped else lines.encode())
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded \(line [12] of \w+\.jsonl.* is null: each must be an object"
+    ):
+        load_data(str(tmp_path))
+
+
+def test_rows_may_lack_a_value_and_a_file_may_be_one_list(tmp_path, hub):
+    words = "To be, or not to be: that is the question. " * 20
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": words}) + '\n{"text": null}\n')
+    (tmp_path / "test.json").write_text(json.dumps([words, None], indent=1))
+    assert load_data(str(tmp_path), context=8).test.inputs.shape[1:] == (8,)
 
 
 def test_an_empty_folder_is_refused(tmp_path, hub):

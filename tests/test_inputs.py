@@ -65,7 +65,8 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: lmc.evaluate(A, [(X, [0] * 6)]), TypeError, "the targets of a minibatch must be a Tensor"),
     "evaluate: no inputs": (
         lambda: lmc.evaluate(A, [(None, Y)]), TypeError, "the inputs of a minibatch must be a Tensor"),
-    "evaluate: a half batch": (lambda: lmc.evaluate(A, [(X[:0], Y)]), ValueError, "minibatch 0 has inputs or targets"),
+    "evaluate: a half batch": (
+        lambda: lmc.evaluate(A, [(X[:0], Y)]), ValueError, "minibatch 0 must have as many inputs as targets"),
     "evaluate: target -100": (
         lambda: lmc.evaluate(A, [(X, torch.full((6,), -100))]), ValueError, "class numbers from 0 to 2, .* is -100"),
     "evaluate: target too large": (lambda: lmc.evaluate(A, [(X, Y + 1)]), ValueError, "from 0 to 2, but there is 3"),

@@ -259,6 +259,7 @@ def test_circuits_are_averaged_as_products(pairs, name):
     inside = lmc.Alignment(b.spec, b.spec.identity().maps | {s: inside[s] for s in inside if s[:2] in ("qk", "ov")})
     assert (lmc.merge_circuits(a, inside(b), lam)(x) - merged(x)).abs().max() < 1e-10
     assert (lmc.merge(a, inside(b), lam)(x) - lmc.merge(a, b, lam)(x)).abs().max() > 1e-6
+    assert lmc.merge_circuits(b, a).architecture is lmc.merge_circuits(b, a, lam).architecture  # built once
     answers = merged.to_model()(x)  # the wide network is an ordinary module
     assert (getattr(answers, "logits", answers) - merged(x)).abs().max() < 1e-10
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
+from lmc_utils.landscape.recipe import Recipe
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.train import fit
 
@@ -103,6 +105,15 @@ def test_fitting_refuses_steps_that_are_no_number_of_steps(batches, no_work, rec
         fit(nn.Linear(4, 3), batches, lr=0.1, **recipe)
 
 
+def test_a_recipe_is_checked_when_it_is_made_and_is_told_without_the_place_of_its_checkpoint(tmp_path):
+    recipe = Recipe(steps=25, lr=1, betas=[0, 0.5], augment=torch.flip, checkpoint=str(tmp_path / "run"))
+    assert (recipe.lr, recipe.betas, recipe.every, recipe.checkpoint) == (1.0, (0.0, 0.5), 2, tmp_path / "run")
+    assert "checkpoint" not in recipe.told and "flip" in recipe.told["augment"]
+    assert Recipe(**vars(recipe)) == recipe
+    with pytest.raises(ValueError, match="lr must be a finite number, above 0"):
+        replace(recipe, lr=0)
+
+
 def test_training_takes_modules_and_batches_that_fit_them(batches, no_work):
     with pytest.raises(TypeError, match=r"^model must be a torch module, not Network: Network.to_model\(\) gives one"):
         lmc.train(lmc.canonicalize(mlp(WIDTHS)), batches)
@@ -167,9 +178,9 @@ LEARNING = [
     ({"batches": []}, "batches hold no batch: the data are empty"),
     ({"batches": "digits"}, "batches must be batches .inputs, targets., such as data.train, not 'digits'"),
     ({"batches": once([])}, "batches can be iterated only once: give a list of them, or a DataLoader"),
-    ({"batches": [torch.zeros(3, 4)]}, "each batch must be a pair of tensors, inputs and targets, not tensor"),
-    ({"batches": [(torch.zeros(3, 4), torch.zeros(2))]}, "each batch must hold as many inputs as targets"),
-    ({"batches": [(torch.zeros(0, 4), torch.zeros(0))]}, "each batch must hold as many inputs as targets, at least on"),
+    ({"batches": [torch.zeros(3, 4)]}, r"each minibatch must be a pair of tensors .*, but number 0 is a tensor"),
+    ({"batches": [(torch.zeros(3, 4), torch.zeros(2))]}, "minibatch 0 must have as many inputs as targets"),
+    ({"batches": [(torch.zeros(0, 4), torch.zeros(0))]}, "batches hold no batch: the data are empty"),
     ({"allow": "all"}, "allow must be one of"),
 ]
 
@@ -192,7 +203,7 @@ LEARNING = [
         ({"merge": 0.5}, "merge must be a function of two networks and a position that gives a network, not 0.5"),
         ({"merge": lambda a, b, lam: None}, "merge must be a function of two networks and a position"),
         ({"init": "weights"}, "init must be an alignment, such as weight_matching.a, b., not str"),
-        ({"b": mlp(WIDTHS)}, "lmc_utils.canonicalize gives the networks to match, not Sequential"),
+        ({"b": mlp(WIDTHS)}, "b must be a Network, not a Sequential: lmc.canonicalize"),
     ],
 )
 def test_matching_refuses_a_bad_argument_with_its_value(batches, no_work, arguments, message):
@@ -210,7 +221,7 @@ def test_matching_refuses_a_bad_argument_with_its_value(batches, no_work, argume
         ({"concentration": math.inf}, "concentration must be a finite number, above 0, not inf"),
         ({"concentration": "5"}, "concentration must be a number, not '5'"),
         ({"init": ["a", "b"]}, "init must be an alignment"),
-        ({"networks": [mlp(WIDTHS)] * 2}, "lmc_utils.canonicalize gives the networks to match, not Sequential"),
+        ({"networks": [mlp(WIDTHS)] * 2}, r"networks\[0\] must be a Network, not a Sequential"),
     ],
 )
 def test_learning_a_universe_refuses_a_bad_argument_with_its_value(batches, no_work, arguments, message):

@@ -7,17 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from ..arguments import brief, instance, number, real
+from ..arguments import function, instance, number, real
 from ..networks.base import Network, check_networks, check_same_architecture
 
 Merge = Callable[[Network, Network, float], Network]
-
-
-def check_functions(**functions: Callable) -> None:
-    """Raise a TypeError that names the argument if one cannot be called."""
-    for name, function in functions.items():
-        if not callable(function):
-            raise TypeError(f"{name} must be a function of networks, not {brief(function)}")
 
 
 def check_several(networks: Sequence[Network]) -> None:
@@ -68,7 +61,7 @@ def average(networks: Sequence[Network], weights: Sequence[float] | None = None,
         If there is no network, the architectures differ, or the weights are not as above.
     """
     check_several(networks)
-    check_functions(merge=merge)
+    function("merge", merge)
     weights = [1 / max(1, len(networks))] * len(networks) if weights is None else weights
     instance("weights", weights, Sequence)
     for i, weight in enumerate(weights):

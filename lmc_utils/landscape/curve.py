@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import brief, count, instance, same_shape
+from ..arguments import brief, count, function, instance, same_shape
 from ..data import Batch
 from ..networks.base import Network, check_networks, check_same_architecture
 from ..progress import progress
 from ..style import style
-from .average import Merge, check_functions, merge
+from .average import Merge, merge
 from .evaluate import MOST, Examples, held, measure
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def interpolate(
     count("points", points, 2, MOST)
     check_networks(a=a, b=b)
     check_same_architecture(a, b)
-    check_functions(merge=merge, **({} if prompt is None else {"prompt": prompt}))
+    function("merge", merge)
+    function("prompt", prompt, optional=True)
     instance("calibrate", calibrate, bool)
     if ends is not None:
         if not isinstance(ends, Sequence) or len(ends) != 2:

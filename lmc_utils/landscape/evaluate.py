@@ -47,21 +47,21 @@ def answer(network: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
     return logits
 
 
-def activations_of(network: Network, inputs: Tensor) -> dict[str, Tensor]:
-    """For each site what its writers write, shape (samples, size): see :meth:`lmc_utils.Network.activations`.
+def activations_of(network: Network, inputs: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """For each site what its writers write, or for each of these layers what it answers, shape (samples, size).
 
     Raises
     ------
     ValueError
-        If the network cannot read the inputs, or they or what a site gets are not finite.
+        If the network cannot read the inputs, or they or what is seen are not finite.
     """
     instance("the inputs of a minibatch", inputs, Tensor)
     if not inputs.isfinite().all():
         raise ValueError(f"the inputs of a minibatch, {brief(inputs)}, have NaN or infinite entries")
     with reading(inputs):
-        found = network.activations(inputs)
-    if wrong := [site for site, x in found.items() if not x.isfinite().all()]:
-        raise ValueError(f"what is written into the site {wrong[0]!r} is NaN or infinite for some inputs")
+        found = network.activations(inputs) if layers is None else network.outputs(inputs, layers)
+    if wrong := [name for name, x in found.items() if not x.isfinite().all()]:
+        raise ValueError(f"what is written at {wrong[0]!r} is NaN or infinite for some inputs")
     return found
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..arguments import number
 from ..data import Batch
 from ..landscape.average import Merge, merge
-from ..networks.base import Network
+from ..landscape.recipe import Recipe
+from ..networks.base import Network, check_networks
 from ..spec import Alignment
 from ..storage import named
-from .mixture import check_networks, check_start, learn
+from .mixture import check_start, learn
 from .weight import weight_matching
 
 
@@ -108,7 +109,7 @@ def learned_matching(
         position = lam()
         return 1 - position, position
 
-    check_networks([a, b])
+    check_networks(a=a, b=b)
     if init is not None:
         check_start(init)
     _, g = learn(
@@ -117,6 +118,9 @@ def learned_matching(
         batches,
         sample,
         {"lambdas": named(lambdas) if callable(lambdas) else [float(end) for end in lambdas]},
+        Recipe(
+            steps, lr, batch_size, warmup=warmup, augment=augment, patience=patience, seed=seed, checkpoint=checkpoint
+        ),
         allow=allow,
         sites=sites,
         target=target,
@@ -124,14 +128,6 @@ def learned_matching(
         dual=dual,
         soft=soft,
         validation=validation,
-        steps=steps,
-        lr=lr,
-        batch_size=batch_size,
-        warmup=warmup,
-        augment=augment,
-        patience=patience,
-        seed=seed,
-        checkpoint=checkpoint,
     )
     return g
 

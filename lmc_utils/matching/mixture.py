@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from ..arguments import brief, check_targets, choice, instance
 from ..data import Batch, Batches
 from ..landscape.average import Merge, average, merge
 from ..landscape.evaluate import evaluate
+from ..landscape.recipe import Recipe
 from ..networks.base import Network, check_same_architecture
 from ..spec import Alignment, Spec
 from ..storage import fingerprint, named
 from ..symmetry import Symmetry, reshare
-from ..train import check_batches, check_function, check_recipe, fit
+from ..train import check_batches, fit
 from .balance import balance
 
 TOKENS = 1024  # targets in a step by default: 8 texts of 128 tokens; of images at most 64, whose activations are larger
@@ -98,6 +98,7 @@ def learn(
     batches: Iterable[Batch],
     sample: Callable[[], Sequence[float]],
     described: dict[str, Any],
+    recipe: Recipe,
     *,
     allow: str,
     sites: Collection[str] | None = None,
@@ -106,10 +107,6 @@ def learn(
     dual: bool = False,
     soft: bool = False,
     validation: Iterable[Batch] | None = None,
-    batch_size: int | None = None,
-    augment: Callable[[Tensor], Tensor] | None = None,
-    checkpoint: Path | None = None,
-    **training: Any,
 ) -> list[Alignment]:
     """The symmetries for which mixtures of the moved networks have the least loss: for two networks or more.
 
@@ -121,8 +118,8 @@ def learn(
         their mixtures by it, and changes no loss.
     sample
         Draws the weights of a mixture; ``described`` is what a checkpoint says of it.
-    training
-        Passed on to :func:`lmc_utils.train.fit`; all else is as for :func:`learned_matching`.
+    recipe
+        How to learn; all else is as for :func:`learned_matching`.
     """
     from accelerate import Accelerator
 
@@ -142,8 +139,7 @@ def learn(
     if sites is not None and not len(sites):
         raise ValueError("sites is empty: there is nothing to learn")
     _learnable(spec, allow, sites)  # or it says that nothing is left to learn
-    check_recipe(validation is not None, batch_size=batch_size, **training)
-    check_function("augment", augment)
+    recipe.check_patience(validation is not None)
     for name, data in {"batches": batches, "validation": validation}.items():
         if name == "batches" or data is not None:
             check_batches(name, data, networks[0])
@@ -172,14 +168,11 @@ def learn(
     def middle(mixture: Mixture) -> float:
         return evaluate(mixture.average(), validation).loss
 
-    if batch_size is None and isinstance(batches, Batches):
-        batch_size = max(1, min(64, TOKENS // batches.targets[0].numel()))
+    if recipe.batch_size is None and isinstance(batches, Batches):
+        recipe = replace(recipe, batch_size=max(1, min(64, TOKENS // batches.targets[0].numel())))
     history = fit(
         mixture,
         batches,
-        batch_size=batch_size,
-        betas=(0.9, 0.99),
-        augment=augment,
         validate=None if validation is None else middle,
         run={
             "allow": allow,
@@ -188,13 +181,11 @@ def learn(
             "dual": dual,
             "soft": soft,
             "merge": named(merge),
-            "augment": named(augment),
             "networks": fingerprint([p for network in moved for p in network.params.values()]),
         }
         | described,
-        checkpoint=checkpoint,
         desc="learned matching",
-        **training,
+        **vars(replace(recipe, betas=(0.9, 0.99))),
     )
     found = [movable.found() for movable in movables]
     if dual:
@@ -203,13 +194,6 @@ def learn(
         replace(basis.inverse() @ one @ basis @ start if i else start, history=history)
         for i, (one, start) in enumerate(zip(found, starts, strict=True))
     ]
-
-
-def check_networks(networks: Sequence[Network]) -> None:
-    """Raise a TypeError if one of these is no network."""
-    for network in networks:
-        if not isinstance(network, Network):
-            raise TypeError(f"lmc_utils.canonicalize gives the networks to match, not {type(network).__name__}")
 
 
 def _learnable(spec: Spec, allow: str, sites: Collection[str] | None) -> list[str]:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..arguments import count, number
 from ..data import Batch
-from ..landscape.average import average
-from ..networks.base import Network, check_same_architecture, in_full
+from ..landscape.average import average, check_several
+from ..landscape.recipe import Recipe
+from ..networks.base import Network, in_full
 from ..progress import progress
 from ..spec import Alignment
 from .balance import balance
-from .mixture import check_networks, check_start, learn
+from .mixture import check_start, learn
 from .weight import weight_matching
 
 
@@ -166,22 +167,16 @@ def learned_universe(
         batches,
         sample,
         {"concentration": concentration},
+        Recipe(
+            steps, lr, batch_size, warmup=warmup, augment=augment, patience=patience, seed=seed, checkpoint=checkpoint
+        ),
         allow=allow,
-        steps=steps,
-        lr=lr,
-        batch_size=batch_size,
-        warmup=warmup,
-        augment=augment,
         validation=validation,
-        patience=patience,
-        seed=seed,
-        checkpoint=checkpoint,
     )
     return average([g(network) for g, network in zip(gs, networks, strict=True)]), gs
 
 
 def _check(networks: Sequence[Network]) -> None:
-    check_networks(networks)
+    check_several(networks)
     if len(networks) < 2:
         raise ValueError(f"a universe is of two networks or more, not of {len(networks)}")
-    check_same_architecture(*networks)

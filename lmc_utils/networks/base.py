@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce, wraps
 from typing import Any, ClassVar, Self
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from ..arguments import instance, number, reading
 from ..spec import Alignment, Params, Spec
 
+CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)  # they answer (samples, channels, ...)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
 # Networks share skeletons, and running one swaps weights into it: one thread at a time. One lock serves all skeletons,
@@ -43,6 +44,7 @@ class Architecture(ABC):
     """
 
     spec: Spec
+    module: nn.Module  # a skeleton of the stock module, whose parts the typed parameters are named after
     data: ClassVar[str]  # the shipped data that fits its inputs
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -73,6 +75,17 @@ class Architecture(ABC):
     def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
         """For each site what its writers write (hidden units before the non-linearity), shape (samples, size)."""
 
+    @_alone
+    def outputs(self, params: Params, inputs: Tensor, parts: Iterable[str]) -> dict[str, Tensor]:
+        """For each of these parts of the skeleton what it answers, (samples, size), in the order in which they run."""
+        with capture() as seen:
+            for name in parts:
+                seen.output(self.module.get_submodule(name), name)
+            self.forward(params, inputs)
+            found = {name: seen[name] for name in seen}
+        first = {name for name in found if isinstance(self.module.get_submodule(name), CHANNELS_FIRST)}
+        return {name: (x.movedim(1, -1) if name in first else x).flatten(0, -2) for name, x in found.items()}
+
     @abstractmethod
     def to_model(self, params: Params) -> nn.Module:
         """An ordinary module, as it came in, that computes the same function."""
@@ -98,7 +111,12 @@ class Architecture(ABC):
         ValueError
             If no ordinary module has these sizes.
         """
-        return self if sizes == self.spec.sizes else self.with_sizes(sizes)
+        if sizes == self.spec.sizes:
+            return self
+        known = vars(self).setdefault("_resized", {})  # building a stock module takes longer than running it
+        if (key := tuple(sizes.items())) not in known:
+            known[key] = self.with_sizes(sizes)
+        return known[key]
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -119,7 +137,8 @@ class capture:
 
     def output(self, part: nn.Module, key: str) -> None:
         def keep(_: nn.Module, __: tuple, output: Tensor | tuple) -> None:
-            self._found[key] = output[0] if isinstance(output, tuple) else output
+            # a copy, for what comes next may write into it, such as ReLU(inplace=True)
+            self._found[key] = (output[0] if isinstance(output, tuple) else output).clone()
 
         self._hooks.append(part.register_forward_hook(keep))
 
@@ -128,6 +147,9 @@ class capture:
 
     def __getitem__(self, key: str) -> Tensor:
         return self._found[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
@@ -189,6 +211,11 @@ class Network:
         """For each site what its writers write, shape (samples, size)."""
         with reading(inputs):
             return self.architecture.activations(self.params, self._cast(inputs))
+
+    def outputs(self, inputs: Tensor, parts: Iterable[str]) -> dict[str, Tensor]:
+        """For each of these parts of the stock module what it answers: see :meth:`Architecture.outputs`."""
+        with reading(inputs):
+            return self.architecture.outputs(self.params, self._cast(inputs), parts)
 
     def to(self, *args: torch.dtype | torch.device | str) -> Network:
         """The same network in another dtype or on another device."""

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..arguments import one_line
 from ..spec import Params
 from .base import registered
-from .stock import Shapes, check_shapes, hollow, keywords, one_line
+from .stock import Shapes, check_shapes, hollow, keywords
 
 LONGEST = 300  # characters of a tensor's name: libraries search names with patterns
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import one_line
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 LAYERS = re.compile(r"layer|depth|block")  # what configurations call the number of layers, among others
@@ -24,18 +26,6 @@ ANGLES = ("rope_type", "type", "rope_theta", "rotary_emb_base", "partial_rotary_
           "mscale_all_dim", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
           "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "truncate")  # fmt: skip
 PLAIN = (bool, int, float, str, type(None))
-
-
-def one_line(text: object, most: int = 300) -> str:
-    """Return a text, or an error's, on one line of at most ``most`` characters.
-
-    Examples
-    --------
-    >>> one_line(ValueError("no such\\n  layer"))
-    'no such layer'
-    """
-    line = " ".join(str(text).split()) or type(text).__name__
-    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def from_config(model: type[nn.Module], known: type, config: Mapping[str, Any]) -> nn.Module:
