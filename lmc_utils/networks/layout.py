@@ -31,6 +31,7 @@ from torch.nn.functional import pad
 from ..spec import Params, Site, Spec, rows
 from ..symmetry import apply
 from .base import Architecture, Network, capture, fill, skeleton
+from .stock import make_tables
 
 Layout = Mapping[str, str | float | Mapping[str, str]]
 JOINT = "+"  # the axis in brackets, before its parts are told apart
@@ -238,8 +239,9 @@ class Stock(Architecture):
             ):
                 raise ValueError(f"the stock module has {full[name]} dimensions at the site {name!r}, not {size}")
         with torch.device("meta"):
-            module = skeleton(cls.build(config))
-        return cls.assemble(config, module, layout, sites, watch, sizes)
+            module = cls.build(config)
+        make_tables(module)
+        return cls.assemble(config, skeleton(module), layout, sites, watch, sizes)
 
     @classmethod
     def assemble(
