@@ -140,7 +140,8 @@ def stacked(
     count
         How many there are.
     layout, sites
-        Those of one block. The site ``ff`` is called ``ff.3`` in block 3, a part that is named ``q`` is ``3.q``.
+        Those of one block. The site ``ff`` is called ``ff.3`` in block 3, a part that is named ``q`` is ``3.q``. A site
+        of size 0 is left out, with the parts that touch it.
     shared
         Sites that belong to all blocks, such as the residual stream.
 
@@ -150,10 +151,13 @@ def stacked(
     {'layers.0.fc.weight': 'ff.0 r*'}
     """
     layouts, found = {}, {}
+    empty = {name for name, site in sites.items() if not site.size}
+    sites = {name: site for name, site in sites.items() if name not in empty}
     for i in range(count):
         for name, entry in layout.items():
             if isinstance(entry, Mapping):
-                entry = {f"{i}.{part}": suffixed(pattern, str(i), shared) for part, pattern in entry.items()}
+                parts = {part: kind for part, kind in entry.items() if empty.isdisjoint(re.findall(r"\w+", kind))}
+                entry = {f"{i}.{part}": suffixed(kind, str(i), shared) for part, kind in parts.items()}
             elif isinstance(entry, str):
                 entry = suffixed(entry, str(i), shared)
             layouts[prefix.format(i) + name] = entry

@@ -32,7 +32,7 @@ class Pretrained(Stock):
         arguments = dict(config)
         module, _, name = arguments.pop("class").rpartition(".")
         kind = getattr(import_module(module), name)
-        return kind(kind.config_class(**arguments, attn_implementation="sdpa"))
+        return kind(kind.config_class(**arguments, attn_implementation="sdpa", experts_implementation="eager"))
 
     @classmethod
     def fits(cls, model: nn.Module) -> tuple[Self, Weights]:
