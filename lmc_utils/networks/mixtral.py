@@ -14,7 +14,7 @@ from .base import Network, capture, register
 from .fold import centre, fold_norm
 from .gpt2 import ACTIVATIONS
 from .layout import Layout, Weights, head_size, stacked
-from .pretrained import Pretrained
+from .pretrained import Pretrained, check_rotary
 
 if TYPE_CHECKING:
     from transformers import MixtralForCausalLM
@@ -79,8 +79,9 @@ class Mixtral(Pretrained):
 def canonicalize(model: MixtralForCausalLM) -> Network:
     """Fold norms, untie the head, centre the router; as exact as the stock norms, which compute in float32."""
     given = model.config
-    if given.hidden_act not in ACTIVATIONS:
-        raise ValueError(f"hidden_act {given.hidden_act!r} is not elementwise as far as we know")
+    if given.hidden_act not in ACTIVATIONS or given.hidden_act == "relu":  # whose gates scale, too
+        raise ValueError(f"hidden_act {given.hidden_act!r}: units with such a gate have no canonical form here")
+    check_rotary(given)
     architecture, w = Mixtral.fits(model)
     return architecture.network(w, _fold(w, given))
 

@@ -11,7 +11,7 @@ from .base import Network, builds, register
 from .fold import centre, fold_norm, fold_values
 from .gpt2 import ACTIVATIONS
 from .layout import Layout, Weights, head_size, stacked
-from .pretrained import Pretrained
+from .pretrained import Pretrained, check_rotary
 from .stock import from_config
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class GPTNeoX(Pretrained):
                "intermediate_size", "hidden_act", "layer_norm_eps", "use_parallel_residual", "rope_parameters",
                "bos_token_id", "eos_token_id")  # fmt: skip
     canonical: ClassVar = {"tie_word_embeddings": False, "attention_bias": True}
+    riding = ("lm_head",)
 
     @classmethod
     def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
@@ -76,19 +77,18 @@ class GPTNeoX(Pretrained):
         share = config["rope_parameters"].get("partial_rotary_factor", 1.0)
         turned = 2 * -(-int(d * share) // 2)  # a frequency for each pair that has begun
         inside = {
-            "heads": Site(Permutation, heads, splits=True),
+            "heads": Site(Permutation, heads),
             "turned": Site(Rotary, turned, within="heads"),
             "plain": Site(Invertible, d - turned, within="heads"),
             "ov": Site(Invertible, d, within="heads"),
-            "ff": Site(ScaledPermutation if relu else Permutation, config["intermediate_size"], splits=relu),
+            "ff": Site(ScaledPermutation if relu else Permutation, config["intermediate_size"]),
         }
         # both halves of a parallel block add to the stream at once: one bias is enough
         block = BLOCK | {"mlp.dense_4h_to_h.bias": 0} if config["use_parallel_residual"] else BLOCK
         blocks, sites = stacked("gpt_neox.layers.{}.", layers, block, inside)
         layout = {"gpt_neox.embed_in.weight": {"embed": "_ r"}} | blocks
-        # the last norm shifts by the all-ones vector, along which the head reads the bias that NeoX has no place for
         layout |= {"gpt_neox.final_layer_norm.weight": 1, "gpt_neox.final_layer_norm.bias": 1}
-        layout |= {"lm_head.weight": {"head.weight": "_ r*"}}
+        layout |= {"lm_head.weight": {"head.weight": "_ r*"}, "lm_head.bias": {"head.bias": "_"}}
         watch = {"r": [f"gpt_neox.layers.{i}" for i in range(layers)]}
         return layout, {"r": Site(StreamOrthogonal, config["hidden_size"])} | sites, watch
 
@@ -99,6 +99,7 @@ def canonicalize(model: GPTNeoXForCausalLM) -> Network:
     given = model.config
     if given.hidden_act not in ACTIVATIONS:
         raise ValueError(f"hidden_act {given.hidden_act!r} is not elementwise as far as we know")
+    check_rotary(given)
     architecture, w = GPTNeoX.fits(model)
     return architecture.network(w, _fold(w, given))
 
@@ -120,4 +121,3 @@ def _fold(w: Weights, given: Any) -> Iterator[str]:
         centre(w, [f"{layer}.{part}" for layer in (o, proj) for part in ("weight", "bias")], 0)
         yield f"{at}."
     fold_norm(w, "gpt_neox.final_layer_norm", ["lm_head"])
-    w["lm_head.weight"] = w["lm_head.weight"] + w.pop("lm_head.bias").unsqueeze(1) / given.hidden_size
