@@ -201,5 +201,5 @@ def test_what_is_not_known_is_refused_by_name():
         lmc.canonicalize(make(rope_parameters={"rope_type": "proportional", "rope_theta": 100.0}))
     model = make()
     model.model.norm = torch.nn.RMSNorm(24).double()
-    with pytest.raises(ValueError, match="'model.norm' is a RMSNorm, where the stock module has a MixtralRMSNorm"):
+    with pytest.raises(ValueError, match=r"'model.norm' is a RMSNorm, where the stock module has a MixtralRMSNorm"):
         lmc.canonicalize(model)
