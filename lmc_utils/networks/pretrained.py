@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 
 from .base import check_same_parts
 from .layout import Stock, Weights
+
+ROTARY = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
+
+
+def check_rotary(config: Any) -> None:
+    """Raise a ValueError if rotary positions do not turn each pair of their dimensions at a frequency of its own."""
+    if (kind := config.rope_parameters["rope_type"]) not in ROTARY:
+        raise ValueError(f"rope_type {kind!r} has no canonical form here; known are {', '.join(ROTARY)}")
 
 
 class Pretrained(Stock):
@@ -24,7 +33,7 @@ class Pretrained(Stock):
     def configuration(cls, model: nn.Module) -> dict[str, Any]:
         """The class of a model, and the arguments of its configuration that decide the function."""
         kind = type(model)
-        given = {name: getattr(model.config, name) for name in cls.decides}
+        given = {name: copy.deepcopy(getattr(model.config, name)) for name in cls.decides}
         return {"class": f"{kind.__module__}.{kind.__qualname__}"} | given | dict(cls.canonical)
 
     @classmethod
@@ -32,7 +41,7 @@ class Pretrained(Stock):
         arguments = dict(config)
         module, _, name = arguments.pop("class").rpartition(".")
         kind = getattr(import_module(module), name)
-        return kind(kind.config_class(**arguments, attn_implementation="sdpa"))
+        return kind(kind.config_class(**arguments, attn_implementation="sdpa", experts_implementation="eager"))
 
     @classmethod
     def fits(cls, model: nn.Module) -> tuple[Self, Weights]:
