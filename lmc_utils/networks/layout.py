@@ -30,7 +30,8 @@ from torch.nn.functional import pad
 
 from ..spec import Params, Site, Spec, rows
 from ..symmetry import apply
-from .base import Architecture, Network, capture, fill, skeleton
+from .base import Architecture, Network, capture, computed, fill, skeleton
+from .stock import make_tables
 
 Layout = Mapping[str, str | float | Mapping[str, str]]
 JOINT = "+"  # the axis in brackets, before its parts are told apart
@@ -139,7 +140,8 @@ def stacked(
     count
         How many there are.
     layout, sites
-        Those of one block. The site ``ff`` is called ``ff.3`` in block 3, a part that is named ``q`` is ``3.q``.
+        Those of one block. The site ``ff`` is called ``ff.3`` in block 3, a part that is named ``q`` is ``3.q``. A site
+        of size 0 is left out, with the parts that touch it.
     shared
         Sites that belong to all blocks, such as the residual stream.
 
@@ -149,10 +151,13 @@ def stacked(
     {'layers.0.fc.weight': 'ff.0 r*'}
     """
     layouts, found = {}, {}
+    empty = {name for name, site in sites.items() if not site.size}
+    sites = {name: site for name, site in sites.items() if name not in empty}
     for i in range(count):
         for name, entry in layout.items():
             if isinstance(entry, Mapping):
-                entry = {f"{i}.{part}": suffixed(pattern, str(i), shared) for part, pattern in entry.items()}
+                parts = {part: kind for part, kind in entry.items() if empty.isdisjoint(re.findall(r"\w+", kind))}
+                entry = {f"{i}.{part}": suffixed(kind, str(i), shared) for part, kind in parts.items()}
             elif isinstance(entry, str):
                 entry = suffixed(entry, str(i), shared)
             layouts[prefix.format(i) + name] = entry
@@ -238,8 +243,9 @@ class Stock(Architecture):
             ):
                 raise ValueError(f"the stock module has {full[name]} dimensions at the site {name!r}, not {size}")
         with torch.device("meta"):
-            module = skeleton(cls.build(config))
-        return cls.assemble(config, module, layout, sites, watch, sizes)
+            module = cls.build(config)
+        make_tables(module)
+        return cls.assemble(config, skeleton(module), layout, sites, watch, sizes)
 
     @classmethod
     def assemble(
@@ -394,8 +400,7 @@ class Stock(Architecture):
         return {name: b for name, b in self.module.named_buffers() if name in self._shapes and name not in self.pieces}
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        found = functional_call(self.module, self.decode(params), (inputs,), dict(self.call))
-        return getattr(found, "logits", found)
+        return computed(functional_call(self.module, self.decode(params), (inputs,), dict(self.call)))
 
     def to_model(self, params: Params) -> nn.Module:
         return fill(self.module, self.decode(params))
