@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 import lmc_utils as lmc
 from lmc_utils.checkpoints import save_model
 from lmc_utils.networks.base import computed
+from lmc_utils.networks.bert import Bert, _fold
 from lmc_utils.symmetry import Fixed, Permutation
 
 SMALL = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
@@ -87,6 +88,29 @@ def test_folding_and_going_back_leave_the_function_alone_also_behind_types_and_m
 
 
 @every_model
+@torch.no_grad()
+def test_training_the_model_on_does_not_move_the_network(name):
+    model = MODELS[name]()
+    network, given = lmc.canonicalize(model), answer(model)
+    for p in model.parameters():
+        p.zero_()
+    assert error(network(tokens()), given) < 1e-10
+
+
+def test_the_weights_of_a_block_are_used_up_before_the_next_one_is_folded():
+    architecture, weights = Bert.fits(make(num_hidden_layers=4))
+    left = []
+
+    def folds():
+        for prefix in _fold(weights, architecture.config):
+            left.append(len(weights))
+            yield prefix
+
+    architecture.network(weights, folds())
+    assert left == [left[0] - drop for drop in (0, 2, 18, 34)]  # the first norm, then blocks of sixteen
+
+
+@every_model
 @every_class
 def test_every_class_of_symmetry_leaves_the_function_alone(name, allow):
     network = lmc.canonicalize(MODELS[name]())
@@ -97,7 +121,9 @@ def test_every_class_of_symmetry_leaves_the_function_alone(name, allow):
 @torch.no_grad()
 def test_an_encoder_gives_its_last_hidden_states_and_what_it_pools_as_one_more_position():
     model = make(BertModel)
-    given, states = model(tokens()), lmc.canonicalize(model)(tokens())
+    given, network = model(tokens()), lmc.canonicalize(model)
+    states = network(tokens())
+    lmc.assert_canonical(network, model, tokens())
     assert states.shape == (3, 8, 12)
     assert error(states[:, :-1], given.last_hidden_state) < 1e-10
     assert error(states[:, -1], given.pooler_output) < 1e-10
@@ -194,11 +220,11 @@ def test_nothing_reads_a_channel_without_a_gain(kind):
 
 
 def test_the_row_of_a_padding_has_a_gradient():
-    network = lmc.canonicalize(make(pad_token_id=3))
+    network = lmc.canonicalize(make(pad_token_id=0))
     words = network.params["bert.embeddings.word_embeddings.weight"].requires_grad_()
-    network(torch.tensor([[3, 5]])).square().sum().backward()
-    assert words.grad[3].abs().min() > 0
-    assert network.architecture == lmc.canonicalize(make(pad_token_id=0)).architecture
+    network(torch.tensor([[0, 5]])).square().sum().backward()
+    assert words.grad[0].abs().min() > 0
+    assert network.architecture == lmc.canonicalize(make(pad_token_id=3)).architecture
 
 
 # Matching

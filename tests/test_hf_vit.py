@@ -72,6 +72,17 @@ def test_folding_and_going_back_leave_the_logits_alone(name):
 
 
 @every_model
+@torch.no_grad()
+def test_training_the_model_on_does_not_move_the_network(name):
+    model = MODELS[name]()
+    network = lmc.canonicalize(model)
+    given = network(images(network))
+    for p in model.parameters():
+        p.zero_()
+    assert error(network(images(network)), given) == 0
+
+
+@every_model
 @every_class
 def test_every_class_of_symmetry_leaves_the_logits_alone(name, allow):
     network = lmc.canonicalize(MODELS[name]())
@@ -117,6 +128,7 @@ def test_biases_that_meet_are_one():
     start.patch_embeddings.projection.bias += 2 * shift
     start.position_embeddings[:, :1] -= shift
     start.position_embeddings[:, 1:] += 5 - 2 * shift
+    start.patch_embeddings.projection.weight += torch.linspace(-1, 2, 16).view(1, 1, 4, 4)
     assert distance(lmc.canonicalize(model), before) < 1e-10
 
 
