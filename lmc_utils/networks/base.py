@@ -462,6 +462,19 @@ def canonicalize(model: nn.Module) -> Network:
     return _HANDLERS[names[0]](model)
 
 
+def computed(output: Tensor | Mapping[str, Any]) -> Tensor:
+    """What a stock module gave, as one tensor: its logits, or where it has none all that it gave, (samples, n, width).
+
+    So an encoder's last hidden states come with what it pools as one more position: both are its function.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if "logits" in output:
+        return output["logits"]
+    parts = [part for part in output.values() if isinstance(part, Tensor)]
+    return torch.cat([part.reshape(len(part), -1, part.shape[-1]) for part in parts], 1)
+
+
 def check_same_parts(model: nn.Module, stock: nn.Module) -> None:
     """Raise a ValueError that names the first part of a model whose class is not the stock module's."""
     parts = dict(stock.named_modules())
@@ -503,7 +516,7 @@ def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: f
     weights = dict(model.named_parameters())
     with reading(inputs):
         given = functional_call(skeleton(model), weights, (network._cast(inputs),))
-    given, own = getattr(given, "logits", given), network(inputs)
+    given, own = computed(given), network(inputs)
     if given.shape != own.shape:
         raise AssertionError(f"not this model's canonical form: logits of shape {own.shape}, not {given.shape}")
     error = _largest(own - given)

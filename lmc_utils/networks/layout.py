@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -30,7 +30,7 @@ from torch.nn.functional import pad
 
 from ..spec import Params, Site, Spec, rows
 from ..symmetry import apply
-from .base import Architecture, Network, capture, fill, skeleton
+from .base import Architecture, Network, capture, computed, fill, skeleton
 from .stock import make_tables
 
 Layout = Mapping[str, str | float | Mapping[str, str]]
@@ -305,7 +305,7 @@ class Stock(Architecture):
         """
         dtype = next(iter(weights.values())).dtype if dtype is None else dtype
         found: Params = {}
-        for prefix in (*folds, ""):
+        for prefix in chain(folds, [""]):
             found |= self._met(self.encode(weights, prefix), dtype)
         if weights:
             raise ValueError(f"the model has {sorted(weights)}, which this architecture's layout does not know")
@@ -355,7 +355,8 @@ class Stock(Architecture):
                 continue
             for touch, projection in (*product(writers, seen[:1]), *product(readers, seen[1:])):
                 params[touch.name] = apply(projection, params[touch.name], touch.axis, touch.batch)
-        return {name: p.to(dtype).contiguous() for name, p in params.items()}
+        own = {"copy": True, "memory_format": torch.contiguous_format}  # not the model's, which may be trained on
+        return {name: p.to(dtype, **own) for name, p in params.items()}
 
     def decode(self, params: Params) -> Params:
         """The parameters of the stock module.
@@ -400,8 +401,7 @@ class Stock(Architecture):
         return {name: b for name, b in self.module.named_buffers() if name in self._shapes and name not in self.pieces}
 
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        found = functional_call(self.module, self.decode(params), (inputs,), dict(self.call))
-        return getattr(found, "logits", found)
+        return computed(functional_call(self.module, self.decode(params), (inputs,), dict(self.call)))
 
     def to_model(self, params: Params) -> nn.Module:
         return fill(self.module, self.decode(params))

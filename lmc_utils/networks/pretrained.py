@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from ..spec import Site
+from ..symmetry import Invertible, Permutation, ScaledPermutation
 from .base import check_same_parts
-from .layout import Stock, Weights
+from .layout import Stock, Weights, head_size
 
 ROTARY = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
+
+
+def demand(config: Any, **known: Sequence[Any]) -> None:
+    """Raise a ValueError that names the first argument of a configuration whose value is none of those known."""
+    for name, values in known.items():
+        if (found := getattr(config, name, values[0])) not in values:
+            raise ValueError(f"{name} {found!r} has no canonical form here; known are {', '.join(map(repr, values))}")
+
+
+def block_sites(config: Mapping[str, Any]) -> dict[str, Site]:
+    """The sites of a block whose heads share the width of the stream, with hidden units behind a non-linearity."""
+    heads, relu = config["num_attention_heads"], config["hidden_act"] == "relu"
+    d = head_size(config["hidden_size"], heads)
+    return {
+        "heads": Site(Permutation, heads, splits=True),
+        "qk": Site(Invertible, d, within="heads"),
+        "ov": Site(Invertible, d, within="heads"),
+        "ff": Site(ScaledPermutation if relu else Permutation, config["intermediate_size"], splits=relu),
+    }
 
 
 def check_rotary(config: Any) -> None:
