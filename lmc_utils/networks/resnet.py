@@ -3,12 +3,11 @@
 In evaluation mode a BatchNorm is an affine map and goes into the convolution before it: in canonical form it divides by
 one, has scale 1 and mean 0, and its shift is the convolution's bias. Between two convolutions of a block lie hidden
 channels. Blocks with identity shortcuts add up in one stream ``r.0``; where a shortcut is a projection, a new stream
-``r.1`` begins, and so on. ReLU and pooling work channel by channel and do not mind a positive scale: channels may change
-places, be scaled, and split.
+``r.1`` begins, and so on. ReLU and pooling work channel by channel and do not mind a positive scale: channels change
+places, are scaled, and split.
 
-Training as it goes on measures statistics anew, and a BatchNorm with scale 1 would bring every channel to spread 1. What
-others do to a merged network by resetting its statistics, which gives each channel the averaged scale and shift of the
-end points again, :func:`lmc_utils.repair` does to the canonical form.
+A merged network must not reset its statistics: with scale 1 every channel would get spread 1. What is meant by that,
+the averaged scale and shift of the end points for each channel again, :func:`lmc_utils.repair` does.
 """
 
 from __future__ import annotations
@@ -194,7 +193,7 @@ class ResNet(Stock):
 
 @register("torchvision.models.resnet.ResNet", "timm.models.resnet.ResNet")
 def canonicalize(model: nn.Module) -> Network:
-    """Fold each BatchNorm into the convolution before it, the shift of a shortcut into its block's; exact in float64."""
+    """Fold BatchNorms into the convolutions before them, shifts of shortcuts into the block's; exact in float64."""
     _refuse_unknown_parts(model)
     weights = Weights(model)
     return ResNet.of_module(skeleton(model)).network(weights, _fold(weights, model))
