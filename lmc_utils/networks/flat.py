@@ -13,7 +13,7 @@ from ..spec import Alignment, Params, act_on_site
 from .base import Network, canonicalize, rounding
 
 MOST = 8000  # parameters: beyond, the matrices below take more than two gigabytes
-ROWS = 512  # rows of the Jacobian at a time, at least
+SAMPLES = 8  # at a time: the logits of one do not depend on the others
 STEP = 1e-5  # of a central difference: its error is about the square
 SMALL = 1e-5  # the length of what is none
 
@@ -97,7 +97,7 @@ def flat_directions(network: Network, inputs: Tensor) -> FlatDirections:
     half, moved = len(inputs) // 2, torch.zeros(size, dtype=torch.bool)
     triangle, ranks = torch.zeros(0, size, dtype=torch.float64), []
     for part in (inputs[:half], inputs[half:]):
-        for rows in _jacobian(network, part, max(size, ROWS)):
+        for rows in _jacobian(network, part, size):
             moved |= (rows != 0).any(0)
             triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R  # as much as is needed of all rows
         _, values, basis = torch.linalg.svd(triangle, full_matrices=True)
@@ -105,7 +105,7 @@ def flat_directions(network: Network, inputs: Tensor) -> FlatDirections:
     why = _poor(network, ranks, logits.numel(), moved)
     kernel = basis[ranks[-1] :]
 
-    own = _span(_orbit(network) @ kernel.mT) @ kernel  # what is no flat direction is no symmetry, whatever the table says
+    own = _common(_span(_orbit(network)), kernel)  # the table may claim what is no symmetry: that is not counted
     beside = _null(own @ kernel.mT) @ kernel
     rest = _span(_without(_folded(network, beside), own))
     named, rest = _fewest(network, torch.cat([own, rest]), len(own))
@@ -115,15 +115,21 @@ def flat_directions(network: Network, inputs: Tensor) -> FlatDirections:
 
 
 def _jacobian(network: Network, inputs: Tensor, count: int) -> Iterator[Tensor]:
-    """The Jacobian of the logits in all parameters, ``count`` rows at a time."""
-    params = {name: p.detach().requires_grad_() for name, p in network.params.items()}
-    with reading(inputs), torch.enable_grad():
-        logits = network.architecture.forward(params, network._cast(inputs)).flatten()
-    for rows in torch.eye(len(logits), dtype=logits.dtype).split(count):
+    """The Jacobian of the logits in all parameters, about ``count`` rows at a time."""
+    params, waiting = {name: p.detach().requires_grad_() for name, p in network.params.items()}, []
+    for few in inputs.split(SAMPLES):
+        with reading(few), torch.enable_grad():
+            logits = network.architecture.forward(params, network._cast(few)).flatten()
         parts = torch.autograd.grad(
-            logits, list(params.values()), rows, retain_graph=True, is_grads_batched=True, materialize_grads=True
-        )
-        yield torch.cat([part.flatten(1) for part in parts], 1)
+            logits, list(params.values()), torch.eye(len(logits), dtype=logits.dtype), is_grads_batched=True,
+            materialize_grads=True,
+        )  # fmt: skip
+        waiting.append(torch.cat([part.flatten(1) for part in parts], 1))
+        if sum(map(len, waiting)) >= count:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 @torch.no_grad()
@@ -144,7 +150,8 @@ def _orbit(network: Network) -> Tensor:
             up, down = (act_on_site(spec, name, learn(latent + x.view_as(latent)), params) for x in (step, -step))
             moved = [up[n] - down[n] if n in up else torch.zeros_like(p) for n, p in params.items()]
             found.append(torch.cat([x.flatten() for x in moved]).unsqueeze(0) / (2 * STEP))
-    return torch.cat(found)
+    rows = torch.cat(found)
+    return rows / rows.norm(dim=1).amax() if len(rows) else rows
 
 
 @torch.no_grad()
@@ -186,7 +193,13 @@ def _without(rows: Tensor, own: Tensor) -> Tensor:
 def _span(rows: Tensor) -> Tensor:
     """An orthonormal basis, one a row, of the span of some rows."""
     _, values, basis = torch.linalg.svd(rows, full_matrices=False)
-    return basis[: int((values > SMALL * values[:1].clamp_min(SMALL)).sum())]
+    return basis[: int((values > SMALL).sum())]
+
+
+def _common(rows: Tensor, others: Tensor) -> Tensor:
+    """An orthonormal basis, one a row, of what the spans of orthonormal rows and of others have in common."""
+    _, cosines, basis = torch.linalg.svd(rows @ others.mT, full_matrices=False)
+    return basis[: int((cosines > 1 - SMALL).sum())] @ others
 
 
 def _null(matrix: Tensor) -> Tensor:
