@@ -444,6 +444,12 @@ def check_same_parts(model: nn.Module, stock: nn.Module) -> None:
             raise ValueError(f"{name!r} is a {type(part).__name__}, where the stock module has a {known.__name__}")
 
 
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits of a model in evaluation mode; the model is left as it is."""
+    found = functional_call(skeleton(model), dict(model.named_parameters()), (inputs,))
+    return getattr(found, "logits", found)
+
+
 @torch.no_grad()
 def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: float | None = None) -> None:
     """Assert that a network in canonical form computes what the original model does in evaluation mode.
@@ -473,10 +479,9 @@ def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: f
     __tracebackhide__ = True
     instance("network", network, Network)
     instance("model", model, nn.Module)
-    weights = dict(model.named_parameters())
     with reading(inputs):
-        given = functional_call(skeleton(model), weights, (network._cast(inputs),))
-    given, own = getattr(given, "logits", given), network(inputs)
+        given = answers(model, network._cast(inputs))
+    own = network(inputs)
     if given.shape != own.shape:
         raise AssertionError(f"not this model's canonical form: logits of shape {own.shape}, not {given.shape}")
     error = _largest(own - given)

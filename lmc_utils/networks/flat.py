@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import brief, instance, reading
-from ..spec import Alignment, Params, act_on_site
+from ..spec import Params, act_on_site
 from .base import Network, canonicalize, rounding
 
 MOST = 8000  # parameters: beyond, the matrices below take more than two gigabytes
@@ -219,7 +219,7 @@ def _poor(network: Network, ranks: list[int], logits: int, moved: Tensor) -> str
     if ranks[1] >= logits:
         return f"no more than {logits} logits, while {len(moved)} parameters want to be told apart: take more samples"
     if ranks[0] < ranks[1]:
-        return f"half of them leave {len(moved) - ranks[0]} directions flat, all of them {len(moved) - ranks[1]}: take more"
+        return f"half of them leave {len(moved) - ranks[0]} flat directions, all of them {len(moved) - ranks[1]}"
     for name, x in _tensors(network, moved).items():
         if 0 < (still := int((~x).sum())) < x.numel():
             return f"{still} of the {x.numel()} entries of {name!r} move no logit at all: they are off, or never used"

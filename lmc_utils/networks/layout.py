@@ -349,7 +349,7 @@ class Stock(Architecture):
                 continue
             for touch, projection in (*product(writers, seen[:1]), *product(readers, seen[1:])):
                 params[touch.name] = apply(projection, params[touch.name], touch.axis, touch.batch)
-        return {name: p.to(dtype).contiguous() for name, p in params.items()}
+        return {name: p.to(dtype, copy=True).contiguous() for name, p in params.items()}
 
     def decode(self, params: Params) -> Params:
         """The parameters of the stock module.
