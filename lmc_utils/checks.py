@@ -168,7 +168,7 @@ def check_symmetries(case: Case) -> None:
             if not error <= case.allowed:
                 raise AssertionError(
                     f"site {name!r}: a {site.symmetry.__name__} changes a logit by {error:.3g}, allowed is "
-                    f"{case.allowed:.3g}{_repair(case, name, site.symmetry)}"
+                    f"{case.allowed:.3g}{_repair(case, name)}"
                 )
         error = case.error(together.act(case.network.params))
         assert error <= case.allowed, f"all sites together change a logit by {error:.3g} with allow={allow!r}"
@@ -406,30 +406,33 @@ def _forgotten(case: Case) -> str:
     return f"of all parameters {max(found, key=found.__getitem__)!r} changes them most differently"
 
 
-def _repair(case: Case, site: str, symmetry: type[Symmetry]) -> str:
-    """What would make a site exact: a smaller class, or one axis of one parameter typed otherwise; empty if nothing."""
+def _repair(case: Case, site: str) -> str:
+    """What would make a site exact: one axis of one parameter typed otherwise, or a smaller class."""
     spec, params = case.network.spec, case.network.params
-    generator = torch.Generator().manual_seed(0)
-    for smaller in sorted(_classes(), key=lambda kind: -LEVELS.index(kind.level)):
-        if smaller is symmetry or not smaller.moves or not symmetry.includes(smaller):
-            continue
-        if smaller.obstacle(spec.sizes[site], spec.sizes[site]):
-            continue
-        element = smaller.sample(spec.sizes[site], generator, batch=spec.batch(site))
-        if _moves(element) and case.error(params | act_on_site(spec, site, element, params)) <= case.allowed:
-            return f"; a {smaller.__name__} changes none"
-    element = symmetry.sample(spec.sizes[site], generator, batch=spec.batch(site))
+    kind, size, batch = spec.sites[site].symmetry, spec.sizes[site], spec.batch(site)
+
+    def exact(table: Spec, element: Symmetry) -> bool:
+        try:
+            return case.error(params | act_on_site(table, site, element, params)) <= case.allowed
+        except (ValueError, IndexError, RuntimeError):  # the map does not fit
+            return False
+
+    element = kind.sample(size, torch.Generator().manual_seed(0), batch=batch)
     for name in spec.types:
         for edited in _edits(spec, name, site):
             try:
-                moved = act_on_site(replace(spec, types=spec.types | {name: edited}), site, element, params)
-                exact = case.error(params | moved) <= case.allowed
-            except (ValueError, IndexError, RuntimeError):  # no table, or one of another shape
+                table = replace(spec, types={**spec.types, name: edited})
+            except ValueError:  # a site inside this one is named without it
                 continue
-            if exact:
+            if exact(table, element):
                 return f"; none would change if the type of {name!r} were {edited!r} instead of {spec.types[name]!r}"
-    touching = ", ".join(repr(touch.name) for touch in spec.touching(site))
-    return f". It moves {touching}"
+    for smaller in sorted(_classes(), key=lambda kind: -LEVELS.index(kind.level)):
+        if smaller is kind or not kind.includes(smaller) or smaller.obstacle(size, size):
+            continue
+        element = smaller.sample(size, torch.Generator().manual_seed(0), batch=batch)
+        if not _still(element) and _invertible(element) and exact(spec, element):
+            return f"; a {smaller.__name__} changes none"
+    return f". It moves {', '.join(repr(touch.name) for touch in spec.touching(site))}"
 
 
 def _edits(spec: Spec, name: str, site: str) -> Iterator[str]:
@@ -458,6 +461,6 @@ def _invertible(element: Symmetry) -> bool:
     return torch.allclose(element.left_inverse() @ matrix, torch.eye(matrix.shape[-1], dtype=matrix.dtype), atol=1e-6)
 
 
-def _moves(element: Symmetry) -> bool:
+def _still(element: Symmetry) -> bool:
     matrix = element.matrix()
-    return _invertible(element) and not torch.equal(matrix, torch.eye(matrix.shape[-1]).to(matrix).expand_as(matrix))
+    return torch.equal(matrix, torch.eye(matrix.shape[-1]).to(matrix).expand_as(matrix))
