@@ -77,7 +77,7 @@ class Case:
     def allowed(self) -> float:
         """How much a logit may differ: more where the stock module rounds to float32 inside, as it is measured."""
         noise = rounding(self.answer, self.network.params)
-        return max(EXACT * max(1.0, self.logits.abs().max().item()), 100 * noise)
+        return max(EXACT * max(1.0, self.logits.abs().max().item()), 10 * noise)
 
     @torch.no_grad()
     def answer(self, params: Params) -> Tensor:

@@ -25,31 +25,28 @@ class FlatDirections:
     Parameters
     ----------
     flat
-        How many directions move no logit.
+        How many directions move no logit. Those along which canonical form is always the same do not count.
     explained
         How many of them are small symmetries of the table.
     unexplained
         For each parameter how many of the others lie in it. The numbers add up to ``flat - explained``. It names as few
-        parameters as can hold them all.
-    enough
-        Whether the inputs are rich enough to tell.
-    why
-        If not, why not.
+        parameters as can hold them all. It is empty if the inputs are too poor.
+    poor
+        Why the inputs are too poor to tell; empty if they are not.
     directions
         The unexplained directions, orthonormal: each has a tensor for each parameter named.
     """
 
     flat: int
     explained: int
-    unexplained: dict[str, float]
-    enough: bool
-    why: str = ""
+    unexplained: dict[str, float] = field(default_factory=dict)
+    poor: str = ""
     directions: tuple[Params, ...] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
         lines = [f"{self.flat} flat directions, of which the table explains {self.explained}"]
-        lines += [f"  {number:6.2f} more in {name}" for name, number in self.unexplained.items()]
-        return "\n".join(lines + [f"the inputs are too poor to tell: {self.why}"] * (not self.enough))
+        lines += [f"the inputs are too poor to tell: {self.poor}"] * bool(self.poor)
+        return "\n".join(lines + [f"  {number:6.2f} more in {name}" for name, number in self.unexplained.items()])
 
 
 def flat_directions(network: Network, inputs: Tensor) -> FlatDirections:
@@ -102,16 +99,16 @@ def flat_directions(network: Network, inputs: Tensor) -> FlatDirections:
             triangle = torch.linalg.qr(torch.cat([triangle, rows]), mode="r").R  # as much as is needed of all rows
         _, values, basis = torch.linalg.svd(triangle, full_matrices=True)
         ranks.append(int((values > small * values[0]).sum()))
-    why = _poor(network, ranks, logits.numel(), moved)
     kernel = basis[ranks[-1] :]
 
     own = _common(_span(_orbit(network)), kernel)  # the table may claim what is no symmetry: that is not counted
-    beside = _null(own @ kernel.mT) @ kernel
-    rest = _span(_without(_folded(network, beside), own))
+    if poor := _poor(network, ranks, logits.numel(), moved):
+        return FlatDirections(len(kernel), len(own), poor=poor)
+    rest = _folded(network, _null(own @ kernel.mT) @ kernel, own)
     named, rest = _fewest(network, torch.cat([own, rest]), len(own))
     directions = tuple({name: x for name, x in _tensors(network, row).items() if name in named} for row in rest)
     shares = {name: sum(d[name].square().sum().item() for d in directions) for name in named}
-    return FlatDirections(len(own) + len(rest), len(own), shares, not why, why, directions)
+    return FlatDirections(len(own) + len(rest), len(own), shares, "", directions)
 
 
 def _jacobian(network: Network, inputs: Tensor, count: int) -> Iterator[Tensor]:
@@ -155,16 +152,27 @@ def _orbit(network: Network) -> Tensor:
 
 
 @torch.no_grad()
-def _folded(network: Network, directions: Tensor) -> Tensor:
-    """What the canonical form leaves of directions: of writers along the all-ones vector, say, nothing."""
+def _folded(network: Network, directions: Tensor, own: Tensor) -> Tensor:
+    """What canonical form leaves of directions, but for those of the table: orthonormal, one a row.
+
+    Of writers along the all-ones vector it leaves nothing, say. Each fold takes time, so random directions are folded
+    one by one until the next has nothing new: then, with probability one, no direction has.
+    """
 
     def fold(change: Tensor) -> Tensor:
         moved = {name: network.params[name] + x for name, x in _tensors(network, change).items()}
         folded = canonicalize(network.architecture.to_model(moved)).params
         return torch.cat([folded[name].flatten() for name in network.params])
 
-    rows = [(fold(STEP * row) - fold(-STEP * row)) / (2 * STEP) for row in directions]
-    return torch.stack(rows) if rows else directions
+    generator, known = torch.Generator().manual_seed(0), own
+    for _ in range(len(directions)):
+        row = torch.randn(len(directions), generator=generator, dtype=directions.dtype) @ directions
+        row = STEP * row / row.norm()
+        new = _without((fold(row) - fold(-row)) / (2 * STEP), known)
+        if new.norm() <= SMALL:
+            break
+        known = torch.cat([known, new.unsqueeze(0) / new.norm()])
+    return known[len(own) :]
 
 
 def _fewest(network: Network, flat: Tensor, explained: int) -> tuple[list[str], Tensor]:
@@ -204,8 +212,8 @@ def _common(rows: Tensor, others: Tensor) -> Tensor:
 
 def _null(matrix: Tensor) -> Tensor:
     """An orthonormal basis, one a row, of what a matrix takes to zero."""
-    _, values, basis = torch.linalg.svd(matrix, full_matrices=True)
-    return basis[int((values > SMALL).sum()) :]
+    squares, basis = torch.linalg.eigh(matrix.mT @ matrix)
+    return basis.mT[squares <= SMALL**2]
 
 
 def _tensors(network: Network, row: Tensor) -> Params:
@@ -215,7 +223,6 @@ def _tensors(network: Network, row: Tensor) -> Params:
 
 
 def _poor(network: Network, ranks: list[int], logits: int, moved: Tensor) -> str:
-    """Why the inputs are too poor to tell; empty if they are not."""
     if ranks[1] >= logits:
         return f"no more than {logits} logits, while {len(moved)} parameters want to be told apart: take more samples"
     if ranks[0] < ranks[1]:
