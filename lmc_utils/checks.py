@@ -295,7 +295,7 @@ CHECKS: tuple[Check, ...] = (
 def check_network(model: nn.Module, inputs: Tensor | None = None) -> None:
     """Check the laws that every architecture has to keep, for authors of new ones.
 
-    A copy of the model, in float64 and with its weights shaken, goes through all of :data:`lmc_utils.checks.CHECKS`:
+    A copy of the model, in float64 and with its weights shaken, goes through all of ``lmc_utils.checks.CHECKS``:
     the canonical form has the original model's logits, goes back, and changes nothing; each class of symmetry is exact
     at each site, and a class or a type that is a little wrong is not; activations have their shape, weight matching
     finds a planted symmetry again, and so on. The idea is scikit-learn's ``check_estimator``.
