@@ -297,12 +297,51 @@ class Pairs(Dense):
         return f"it does more than to turn and scale pairs, by {error:.2g}" if error > atol else ""
 
 
+class RotarySign(Pairs):
+    """A sign for each pair of rotary dimensions: all that is left where a norm with a gain stands before the rotation.
+
+    Queries and keys that are normed keep their length, so no scale is free. A gain commutes with no turn of a pair,
+    unless it is the same for both its dimensions.
+    """
+
+    words = "a sign for each pair"
+    level = "orthogonal"
+    smaller = Fixed
+    discrete = True
+
+    def dual(self) -> Tensor:
+        return self.values
+
+    @classmethod
+    def from_factors(cls, factors: Tensor) -> Self:
+        """The signs of the real parts, whose gradient goes straight through; 0 becomes 1."""
+        real = factors.real
+        signs = torch.where(real.detach() < 0, -1.0, 1.0).to(real) + (real - real.detach())
+        return cls(torch.diag_embed(torch.cat([signs, signs], -1)))
+
+    @classmethod
+    def flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """About half of the pairs change their sign, each at a time of its own."""
+        times = 2 * torch.rand(*batch, n // 2, generator=generator, dtype=torch.float64)
+        return lambda time: cls.from_factors(torch.where(times < time, -1.0, 1.0).to(times)).matrix()
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        return cls.project(cost)
+
+    @classmethod
+    def violation(cls, matrix: Tensor, atol: float) -> str:
+        error = largest(to_complex(matrix).real.abs() - 1) + largest(to_complex(matrix).imag)
+        why = f"the factor of a pair differs from 1 and -1 by {error:.2g}" if error > atol else ""
+        return super().violation(matrix, atol) or why
+
+
 class RotaryPhase(Pairs):
     """A rotation for each pair of rotary dimensions: the compact part of :class:`Rotary`."""
 
     words = "a rotation for each pair"
     level = "orthogonal"
-    smaller = Fixed
+    smaller = RotarySign
 
     def dual(self) -> Tensor:
         return self.values
