@@ -1,6 +1,7 @@
 """Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
 
 from .checkpoints import load_model, save_model
+from .checks import check_network
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry
@@ -13,7 +14,14 @@ from .landscape.repair import repair
 from .landscape.simplex import Simplex, interpolate_simplex
 from .matching import activation_matching, learned_matching, learned_universe, universe_matching, weight_matching
 from .moved import MOVED, Moved
-from .networks import Network, assert_canonical, assert_invariant, canonicalize, invariance_error
+from .networks import (
+    Network,
+    assert_canonical,
+    assert_invariant,
+    canonicalize,
+    flat_directions,
+    invariance_error,
+)
 from .spec import Alignment, Spec
 from .symmetry import (
     Fixed,
@@ -65,12 +73,14 @@ __all__ = [
     "barrier",
     "barriers",
     "canonicalize",
+    "check_network",
     "evaluate",
     "explore",
     "explore_plane",
     "explore_simplex",
     "explore_spec",
     "explore_symmetry",
+    "flat_directions",
     "interpolate",
     "interpolate_plane",
     "interpolate_simplex",

@@ -195,7 +195,7 @@ CONFIGS = {
     "local": ("vit", {"architecture": "local-dir:/etc"}, "'local-dir:/etc' is none of timm"),
     "unknown": ("vit", {"architecture": "vit_of_mine"}, "'vit_of_mine' is none of timm"),
     "list": ("vit", {"architecture": ["vit"]}, r"\['vit'\] is none of timm"),
-    "other module": ("vit", {"architecture": "resnet18"}, "'resnet18' is none of timm"),
+    "other module": ("vit", {"architecture": "convnext_tiny"}, "'convnext_tiny' is none of timm"),
     "pooling": ("vit", {"model_args": VIT | {"global_pool": "x"}}, "builds no model: AssertionError: Only avg, avgmax"),
     "no patches": ("vit", {"model_args": VIT | {"patch_size": 0}}, "builds no model: ZeroDivisionError"),
     "negative": ("vit", {"model_args": VIT | {"embed_dim": -2}}, "embed_dim is -2, but a file of"),

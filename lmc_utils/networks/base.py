@@ -484,6 +484,11 @@ def check_same_parts(model: nn.Module, stock: nn.Module) -> None:
             raise ValueError(f"{name!r} is a {type(part).__name__}, where the stock module has a {known.__name__}")
 
 
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits of a model in evaluation mode; the model is left as it is."""
+    return computed(functional_call(skeleton(model), dict(model.named_parameters()), (inputs,)))
+
+
 @torch.no_grad()
 def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: float | None = None) -> None:
     """Assert that a network in canonical form computes what the original model does in evaluation mode.
@@ -513,10 +518,9 @@ def assert_canonical(network: Network, model: nn.Module, inputs: Tensor, atol: f
     __tracebackhide__ = True
     instance("network", network, Network)
     instance("model", model, nn.Module)
-    weights = dict(model.named_parameters())
     with reading(inputs):
-        given = functional_call(skeleton(model), weights, (network._cast(inputs),))
-    given, own = computed(given), network(inputs)
+        given = answers(model, network._cast(inputs))
+    own = network(inputs)
     if given.shape != own.shape:
         raise AssertionError(f"not this model's canonical form: logits of shape {own.shape}, not {given.shape}")
     error = _largest(own - given)
@@ -531,6 +535,38 @@ def _largest(difference: Tensor) -> float:
     if not difference.numel():
         raise ValueError(f"inputs must hold at least one sample: the logits have the shape {tuple(difference.shape)}")
     return difference.abs().max().item()
+
+
+@torch.no_grad()
+def rounding(forward: Callable[[Params], Tensor], params: Params) -> float:
+    """Measure the rounding errors in what a network computes: a stock norm may round to float32 inside of float64.
+
+    Weights are moved along a line in relative steps of 1e-7. There the third difference of a smooth function vanishes,
+    so what is left of it is rounding. Of three lines the smoothest counts: one may cross the kink of a ReLU.
+
+    Parameters
+    ----------
+    forward
+        Takes parameters to logits.
+    params
+        The weights, of float64.
+
+    Returns
+    -------
+    float
+        The typical error of the logit that has the largest one.
+
+    Examples
+    --------
+    >>> rounding(lambda p: p["w"] ** 2, {"w": torch.ones(9, dtype=torch.float64)}) < 1e-15
+    True
+    """
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(3):
+        line = {name: p * torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
+        at = [forward({name: p + 1e-7 * k * line[name] for name, p in params.items()}) for k in range(4)]
+        found.append(_largest(at[3] - 3 * at[2] + 3 * at[1] - at[0]) / 20**0.5)
+    return min(found)
 
 
 @torch.no_grad()

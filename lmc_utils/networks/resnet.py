@@ -4,7 +4,8 @@ In evaluation mode a BatchNorm is an affine map and goes into the convolution be
 one, has scale 1 and mean 0, and its shift is the convolution's bias. Between two convolutions of a block lie hidden
 channels. Blocks with identity shortcuts add up in one stream ``r.0``; where a shortcut is a projection, a new stream
 ``r.1`` begins, and so on. ReLU and pooling work channel by channel and do not mind a positive scale: channels change
-places, are scaled, and split.
+places, are scaled, and split. Activations of a stream are what each convolution adds to it: of the sums, which have
+passed a ReLU, some may always be 0.
 
 A merged network must not reset its statistics: with scale 1 every channel would get spread 1. What is meant by that,
 the averaged scale and shift of the end points for each channel again, :func:`lmc_utils.repair` does.
@@ -97,7 +98,7 @@ def resnet20(
 
 
 class Step(NamedTuple):
-    """One convolution and its BatchNorm, the sites that they read and write, and the module whose output shows these.
+    """One convolution, its BatchNorm, and the sites that they read and write.
 
     The shift of a shortcut is added to that of the block's last BatchNorm, so one of the two is none: ``joins`` names
     the other.
@@ -107,29 +108,27 @@ class Step(NamedTuple):
     norm: str
     reads: str
     writes: str
-    shown: str | None = None
     joins: str | None = None
 
 
 def _steps(model: nn.Module) -> Iterator[Step]:
     """All convolutions, block after block, of which the shortcut comes last."""
     stream = "r.0"
-    yield from _chain(model, ["conv1", "bn1", "maxpool"], "_", stream, "maxpool")
+    yield from _chain(model, ["conv1", "bn1", "maxpool"], "_", stream)
     for layer in LAYERS:
         for i, block in enumerate(getattr(model, layer).children()):
             at, before = f"{layer}.{i}", stream
             if block.downsample is not None:
                 stream = f"r.{int(before[2:]) + 1}"
-            for step in _chain(
-                model, [f"{at}.{part}" for part in block._modules if part != "downsample"], before, stream, at
-            ):
-                yield step
+            main = [f"{at}.{name}" for name, _ in block.named_children() if name != "downsample"]
+            steps = _chain(model, main, before, stream)
+            yield from steps
             if block.downsample is not None:
-                for shortcut in _chain(model, [f"{at}.downsample"], before, stream):
-                    yield shortcut._replace(joins=step.norm)
+                (shortcut,) = _chain(model, [f"{at}.downsample"], before, stream)
+                yield shortcut._replace(joins=steps[-1].norm)
 
 
-def _chain(model: nn.Module, parts: Sequence[str], reads: str, writes: str, shown: str | None = None) -> Iterator[Step]:
+def _chain(model: nn.Module, parts: Sequence[str], reads: str, writes: str) -> list[Step]:
     """The convolutions in these parts, which run one after the other, with hidden channels between them."""
     inside = [
         (f"{part}.{name}".rstrip("."), m) for part in parts for name, m in model.get_submodule(part).named_modules()
@@ -140,8 +139,7 @@ def _chain(model: nn.Module, parts: Sequence[str], reads: str, writes: str, show
             f"this ResNet has {len(convs)} convolutions, but {len(norms)} BatchNorms in {', '.join(parts)}"
         )
     sites = [f"h.{conv}" for conv in convs[:-1]]
-    for step in zip(convs, norms, [reads, *sites], [*sites, writes], strict=True):
-        yield Step(*step, shown if step[0] == convs[-1] else None)
+    return [Step(*step) for step in zip(convs, norms, [reads, *sites], [*sites, writes], strict=True)]
 
 
 class ResNet(Stock):
@@ -152,7 +150,7 @@ class ResNet(Stock):
     @classmethod
     def of_module(cls, module: nn.Module) -> Self:
         """The table of types of a skeleton."""
-        layout, sites, watch = {}, {}, {}
+        layout, sites = {}, {}
         for step in _steps(module):
             norm = module.get_submodule(step.norm)
             sites[step.writes] = Site(ScaledPermutation, norm.num_features, splits=True)
@@ -163,12 +161,10 @@ class ResNet(Stock):
                 f"{step.norm}.running_mean": 0,
                 f"{step.norm}.running_var": 1 - norm.eps,
             }
-            if step.shown:
-                watch.setdefault(step.writes, []).append(step.shown)
         layout |= {"fc.weight": f"_ {step.writes}*"} | ({} if module.fc.bias is None else {"fc.bias": "_"})
         leaves = (f"{name}: {part}" for name, part in module.named_modules() if not next(part.children(), None))
         config = {"class": f"{type(module).__module__}.ResNet", "layers": tuple(leaves)}
-        return cls.assemble(config, module, layout, sites, watch)
+        return cls.assemble(config, module, layout, sites)
 
     def with_sizes(self, sizes: Mapping[str, int]) -> Self:
         module = copy.deepcopy(self.module)
