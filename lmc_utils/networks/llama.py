@@ -1,6 +1,6 @@
-"""Llama and its kin (transformers' ``LlamaForCausalLM``, Mistral, Qwen2, Qwen3): RMSNorm, rotary positions, gated units.
+"""Llama and its kin (transformers' ``LlamaForCausalLM``, Mistral, Qwen2, Qwen3): rotary positions and gated units.
 
-Queries come in groups that share a key and a value. Qwen2 has biases of queries, keys and values; Qwen3 norms queries
+RMSNorms stand between all layers. Queries come in groups that share a key and a value. Qwen2 has biases of queries, keys and values; Qwen3 norms queries
 and keys of each head before they are turned, and what is left of their freedom is a sign for each pair.
 """
 
@@ -117,9 +117,7 @@ def _fold(w: Weights, given: Any) -> Iterator[str]:
     groups = given.num_key_value_heads
     for i in range(given.num_hidden_layers):
         at = f"model.layers.{i}"
-        q, k, v, o, gate, up = (
-            f"{at}.{x}_proj" for x in (*(f"self_attn.{y}" for y in "qkvo"), "mlp.gate", "mlp.up")
-        )
+        q, k, v, o, gate, up = (f"{at}.{x}_proj" for x in (*(f"self_attn.{y}" for y in "qkvo"), "mlp.gate", "mlp.up"))
         fold_norm(w, f"{at}.input_layernorm", [q, k, v], layer=False)
         fold_norm(w, f"{at}.post_attention_layernorm", [gate, up], layer=False)
         if f"{o}.bias" in w:
