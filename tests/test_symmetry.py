@@ -28,7 +28,7 @@ from lmc_utils.symmetry import (
     polar,
     sinkhorn,
 )
-from lmc_utils.symmetry.bases import to_real
+from lmc_utils.symmetry.bases import thin_svd, to_real
 
 UNITS = [Fixed, Permutation, ScaledPermutation, SemiPermutation]
 BASES = [Orthogonal, RMSOrthogonal, StreamOrthogonal, RotarySign, RotaryPhase, Rotary, Invertible]
@@ -538,6 +538,20 @@ def test_most_classes_take_nothing_away_where_writers_meet_readers():
 @pytest.mark.parametrize("cls", GROUPS)
 def test_a_class_says_in_words_what_it_does(cls):
     assert cls.words != Symmetry.words
-    assert cls.discrete == (cls in (Fixed, Permutation))
+    assert cls.discrete == (cls in (Fixed, Permutation, RotarySign))
     assert cls.is_stream == (cls in (RMSOrthogonal, StreamOrthogonal))
     assert cls.relabels == (cls in UNITS)
+
+
+def test_where_lapack_does_not_converge_the_transpose_is_decomposed(monkeypatch):
+    svd, x = torch.linalg.svd, torch.randn(2, 5, 3, generator=generator(0), dtype=torch.float64)
+
+    def fails_when_tall(matrix: torch.Tensor, **options: bool) -> object:
+        if matrix.shape[-2] > matrix.shape[-1]:
+            raise torch.linalg.LinAlgError("did not converge")
+        return svd(matrix, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", fails_when_tall)
+    U, S, Vh = thin_svd(x)
+    assert U.shape == x.shape and Vh.shape == (2, 3, 3)
+    torch.testing.assert_close((U * S.unsqueeze(-2)) @ Vh, x)

@@ -1,7 +1,7 @@
 """Llama and its kin (transformers' ``LlamaForCausalLM``, Mistral, Qwen2, Qwen3): rotary positions and gated units.
 
-RMSNorms stand between all layers. Queries come in groups that share a key and a value. Qwen2 has biases of queries, keys and values; Qwen3 norms queries
-and keys of each head before they are turned, and what is left of their freedom is a sign for each pair.
+RMSNorms stand between all layers. Queries come in groups that share a key and a value. Qwen2 has biases of queries,
+keys and values. Qwen3 norms queries and keys of each head before they are turned: a sign for each pair stays free.
 """
 
 from __future__ import annotations

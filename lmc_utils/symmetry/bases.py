@@ -179,7 +179,7 @@ class Invertible(Paired):
     def project(cls, matrix: Tensor) -> Self:
         """The matrix itself; a singular one is moved by a relative 1e-12 (there is no nearest one)."""
         matrix = check_matrix(matrix).double()
-        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        U, S, Vh = thin_svd(matrix)
         smallest = RANK * torch.where(S[..., :1] > 0, S[..., :1], 1.0)
         singular = (smallest > S).any(-1)[..., None, None]
         return cls(torch.where(singular, (U * S.maximum(smallest).unsqueeze(-2)) @ Vh, matrix))
@@ -214,7 +214,7 @@ class Invertible(Paired):
         half = _power(root @ G @ root, -0.25) @ root  # half^T half = P
         live = half @ G
         dead = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - torch.linalg.pinv(live, rtol=1e-9) @ live
-        _, S, Vh = torch.linalg.svd(torch.cat([half, dead], -2), full_matrices=False)  # P itself would be squared
+        _, S, Vh = thin_svd(torch.cat([half, dead], -2))  # P itself would be squared
         return cls.project((Vh.mT * S.unsqueeze(-2)) @ Vh)
 
     @classmethod
@@ -230,9 +230,18 @@ class Invertible(Paired):
 def _onto(x: Tensor) -> Tensor:
     """The orthogonal projection on the span of the columns of ``x`` (..., n, a)."""
     small = torch.linalg.qr(x.mT, mode="r").R.mT  # of the same span, and as small as it can be
-    U, S, _ = torch.linalg.svd(small, full_matrices=False)
+    U, S, _ = thin_svd(small)
     U = U * (RANK * S[..., :1] < S).unsqueeze(-2)
     return U @ U.mT
+
+
+def thin_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U``, ``S``, ``Vh`` of a matrix, or of its transpose: near an orthogonal one LAPACK may not converge on one."""
+    try:
+        return torch.linalg.svd(x, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        V, S, Uh = torch.linalg.svd(x.mT, full_matrices=False)
+        return Uh.mT, S, V.mT
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -430,7 +439,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        U, S, Vh = torch.linalg.svd(x, full_matrices=False)
+        U, S, Vh = thin_svd(x)
         ctx.save_for_backward(U, S, Vh)
         return U @ Vh
 
