@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import lmc_utils as lmc
-from lmc_utils.networks import base, gpt2, mlp, vit
+from lmc_utils.networks import base, gpt2, mlp, resnet, vit
 from lmc_utils.networks.base import Network
 from lmc_utils.networks.layout import Weights
 from lmc_utils.spec import Site
@@ -38,6 +39,25 @@ def small_vit(**options) -> nn.Module:
     return vit.vit(**shape | {"embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 1.5} | options)
 
 
+def of_transformers(name: str, **options) -> nn.Module:
+    """A small model of this class, of tokens."""
+    shape = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
+    rest = {"intermediate_size": 5, "max_position_embeddings": 16}
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(**shape | rest | options))
+
+
+def small_hf_vit() -> nn.Module:
+    shape = {"image_size": 8, "patch_size": 4, "num_channels": 1}
+    rest = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 14}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**shape, **rest))
+
+
+def small_resnet() -> tuple[nn.Module, Tensor]:
+    images = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    return resnet.resnet20(in_chans=1, channels=(4, 6), blocks=1), images
+
+
 def mixer(**options) -> tuple[nn.Module, Tensor]:
     """The MLP-Mixer that chapter 6 teaches the package, as it is written there."""
     cells = json.loads((BOOK / "06-one-framework.ipynb").read_text())["cells"]
@@ -57,6 +77,19 @@ MODELS = {
     "gpt2 relu": lambda: small_gpt2(activation_function="relu", n_layer=1, scale_attn_weights=False),
     "vit": small_vit,
     "vit pooling": lambda: small_vit(global_pool="avg", class_token=False, qkv_bias=False),
+    "llama": lambda: of_transformers("LlamaForCausalLM", num_key_value_heads=1),
+    "mistral": lambda: of_transformers("MistralForCausalLM", num_key_value_heads=3, sliding_window=4),
+    "qwen2": lambda: of_transformers("Qwen2ForCausalLM", num_attention_heads=4, num_key_value_heads=2, hidden_size=16),
+    "qwen3": lambda: of_transformers("Qwen3ForCausalLM", num_key_value_heads=1, head_dim=6),
+    # what transformers prefers for experts takes no float64
+    "mixtral": lambda: of_transformers(
+        "MixtralForCausalLM", num_key_value_heads=1, num_local_experts=3, experts_implementation="eager"
+    ),
+    "neox": lambda: of_transformers("GPTNeoXForCausalLM"),
+    "bert": lambda: of_transformers("BertForMaskedLM"),
+    "bert without a head": lambda: of_transformers("BertModel"),
+    "transformers' vit": small_hf_vit,
+    "resnet": small_resnet,
     "mixer of chapter 6": mixer,
     "mixer of chapter 6 relu": lambda: mixer(act=nn.ReLU),
 }

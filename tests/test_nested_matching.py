@@ -26,6 +26,7 @@ from lmc_utils.symmetry import (
     RMSOrthogonal,
     Rotary,
     RotaryPhase,
+    RotarySign,
     ScaledPermutation,
     StreamOrthogonal,
     Symmetry,
@@ -257,8 +258,8 @@ def test_gated_units_are_told_apart_by_what_is_inside_and_by_their_gate():
     assert with_gate > 0.8 > 0.7 > without
 
 
-CLASSES = [Fixed, Permutation, ScaledPermutation, Orthogonal, StreamOrthogonal, RMSOrthogonal, RotaryPhase, Rotary,
-           Invertible]  # fmt: skip
+CLASSES = [Fixed, Permutation, ScaledPermutation, Orthogonal, StreamOrthogonal, RMSOrthogonal, RotarySign,
+           RotaryPhase, Rotary, Invertible]  # fmt: skip
 
 
 @pytest.mark.parametrize("cls", CLASSES)

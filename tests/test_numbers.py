@@ -23,6 +23,7 @@ from lmc_utils.symmetry import (
     RMSOrthogonal,
     Rotary,
     RotaryPhase,
+    RotarySign,
     ScaledPermutation,
     SemiPermutation,
     SoftPermutation,
@@ -33,7 +34,7 @@ from lmc_utils.symmetry import (
 
 HALF = [torch.float16, torch.bfloat16]
 UNITS = [Fixed, Permutation, ScaledPermutation, SoftPermutation, SemiPermutation]
-CLASSES = [*UNITS, Orthogonal, RMSOrthogonal, StreamOrthogonal, RotaryPhase, Rotary, Invertible]
+CLASSES = [*UNITS, Orthogonal, RMSOrthogonal, StreamOrthogonal, RotarySign, RotaryPhase, Rotary, Invertible]
 every_class = pytest.mark.parametrize("cls", CLASSES)
 every_network = pytest.mark.parametrize("name", ["mlp", "vit", "gpt2"])
 scales = st.sampled_from([1e-150, 1e-16, 1e-8, 1e-3, 1e3, 1e8, 1e16, 1e150])

@@ -238,9 +238,8 @@ class Stock(Architecture):
         layout, sites, watch = cls.table(config)
         full = {name: site.size for name, site in sites.items()}
         for name, size in (sizes or {}).items():
-            if size > full[name] or (
-                size < full[name] and not (sites[name].within and not sites[name].symmetry.discrete)
-            ):
+            spare = sites[name].within and not sites[name].symmetry.obstacle(size, full[name])
+            if size != full[name] and not (size < full[name] and spare):
                 raise ValueError(f"the stock module has {full[name]} dimensions at the site {name!r}, not {size}")
         with torch.device("meta"):
             module = cls.build(config)
@@ -448,8 +447,9 @@ class Stock(Architecture):
         for name, entry in self.pieces.items():
             module, _, leaf = name.rpartition(".")
             if leaf == "weight" and not isinstance(entry, float) and len(entry[0].groups) > 1:
-                for axis in (self.out_axis, 1 - self.out_axis):
-                    views.append(View(module, axis == self.out_axis, entry[0].groups[axis], entry))
+                out = 1 if isinstance(self.module.get_submodule(module), nn.Embedding) else self.out_axis
+                for axis in (out, 1 - out):
+                    views.append(View(module, axis == out, entry[0].groups[axis], entry))
         return [view for view in views if any(self._shown(view, axes) for axes in view.axes)]
 
     @cached_property

@@ -46,7 +46,7 @@ def check_rotary(config: Any) -> None:
 class Pretrained(Stock):
     """A model of transformers with a layout. Equal if the classes and the arguments that decide the function are."""
 
-    decides: ClassVar[tuple[str, ...]]  # the arguments of the configuration that do
+    decides: ClassVar[tuple[str, ...]]  # the arguments of the configuration that do, where it has them
     canonical: ClassVar[Mapping[str, Any]] = {"tie_word_embeddings": False}  # what they are in canonical form
     call: ClassVar = {"use_cache": False}
 
@@ -54,7 +54,9 @@ class Pretrained(Stock):
     def configuration(cls, model: nn.Module) -> dict[str, Any]:
         """The class of a model, and the arguments of its configuration that decide the function."""
         kind = type(model)
-        given = {name: copy.deepcopy(getattr(model.config, name)) for name in cls.decides}
+        given = {
+            name: copy.deepcopy(getattr(model.config, name)) for name in cls.decides if hasattr(model.config, name)
+        }
         return {"class": f"{kind.__module__}.{kind.__qualname__}"} | given | dict(cls.canonical)
 
     @classmethod

@@ -179,7 +179,7 @@ class Invertible(Paired):
     def project(cls, matrix: Tensor) -> Self:
         """The matrix itself; a singular one is moved by a relative 1e-12 (there is no nearest one)."""
         matrix = check_matrix(matrix).double()
-        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        U, S, Vh = thin_svd(matrix)
         smallest = RANK * torch.where(S[..., :1] > 0, S[..., :1], 1.0)
         singular = (smallest > S).any(-1)[..., None, None]
         return cls(torch.where(singular, (U * S.maximum(smallest).unsqueeze(-2)) @ Vh, matrix))
@@ -214,7 +214,7 @@ class Invertible(Paired):
         half = _power(root @ G @ root, -0.25) @ root  # half^T half = P
         live = half @ G
         dead = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - torch.linalg.pinv(live, rtol=1e-9) @ live
-        _, S, Vh = torch.linalg.svd(torch.cat([half, dead], -2), full_matrices=False)  # P itself would be squared
+        _, S, Vh = thin_svd(torch.cat([half, dead], -2))  # P itself would be squared
         return cls.project((Vh.mT * S.unsqueeze(-2)) @ Vh)
 
     @classmethod
@@ -230,9 +230,18 @@ class Invertible(Paired):
 def _onto(x: Tensor) -> Tensor:
     """The orthogonal projection on the span of the columns of ``x`` (..., n, a)."""
     small = torch.linalg.qr(x.mT, mode="r").R.mT  # of the same span, and as small as it can be
-    U, S, _ = torch.linalg.svd(small, full_matrices=False)
+    U, S, _ = thin_svd(small)
     U = U * (RANK * S[..., :1] < S).unsqueeze(-2)
     return U @ U.mT
+
+
+def thin_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U``, ``S``, ``Vh`` of a matrix, or of its transpose: near an orthogonal one LAPACK may not converge on one."""
+    try:
+        return torch.linalg.svd(x, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        V, S, Uh = torch.linalg.svd(x.mT, full_matrices=False)
+        return Uh.mT, S, V.mT
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -297,12 +306,51 @@ class Pairs(Dense):
         return f"it does more than to turn and scale pairs, by {error:.2g}" if error > atol else ""
 
 
+class RotarySign(Pairs):
+    """A sign for each pair of rotary dimensions: all that is left where a norm with a gain stands before the rotation.
+
+    Queries and keys that are normed keep their length, so no scale is free. A gain commutes with no turn of a pair,
+    unless it is the same for both its dimensions.
+    """
+
+    words = "a sign for each pair"
+    level = "orthogonal"
+    smaller = Fixed
+    discrete = True
+
+    def dual(self) -> Tensor:
+        return self.values
+
+    @classmethod
+    def from_factors(cls, factors: Tensor) -> Self:
+        """The signs of the real parts, whose gradient goes straight through; 0 becomes 1."""
+        real = factors.real
+        signs = torch.where(real.detach() < 0, -1.0, 1.0).to(real) + (real - real.detach())
+        return cls(torch.diag_embed(torch.cat([signs, signs], -1)))
+
+    @classmethod
+    def flow(cls, n: int, generator: torch.Generator, batch: tuple[int, ...]) -> Callable[[float], Tensor]:
+        """About half of the pairs change their sign, each at a time of its own."""
+        times = 2 * torch.rand(*batch, n // 2, generator=generator, dtype=torch.float64)
+        return lambda time: cls.from_factors(torch.where(times < time, -1.0, 1.0).to(times)).matrix()
+
+    @classmethod
+    def solve(cls, cost: Tensor) -> Self:
+        return cls.project(cost)
+
+    @classmethod
+    def violation(cls, matrix: Tensor, atol: float) -> str:
+        error = largest(to_complex(matrix).real.abs() - 1) + largest(to_complex(matrix).imag)
+        why = f"the factor of a pair differs from 1 and -1 by {error:.2g}" if error > atol else ""
+        return super().violation(matrix, atol) or why
+
+
 class RotaryPhase(Pairs):
     """A rotation for each pair of rotary dimensions: the compact part of :class:`Rotary`."""
 
     words = "a rotation for each pair"
     level = "orthogonal"
-    smaller = Fixed
+    smaller = RotarySign
 
     def dual(self) -> Tensor:
         return self.values
@@ -391,7 +439,7 @@ class _Polar(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        U, S, Vh = torch.linalg.svd(x, full_matrices=False)
+        U, S, Vh = thin_svd(x)
         ctx.save_for_backward(U, S, Vh)
         return U @ Vh
 
