@@ -54,7 +54,7 @@ def test_keys_walk_with_one_stop_in_the_tab_order(page: Page, figure: Locator) -
 
 def test_pointing_shows_and_leaving_goes_back(page: Page, figure: Locator) -> None:
     figure.locator('[data-site="qk.0"].lmc-site').click()
-    assert lit(figure) == ["0.q.weight", "0.q.bias", "0.k.weight"]
+    assert lit(figure) == ["0.q.weight", "0.k.weight", "0.q.bias"]
     figure.locator('[data-param="wpe"]').hover()
     assert chosen(figure) == "wpe"
     page.mouse.move(0, 0)
