@@ -232,7 +232,8 @@ def train_endpoint(args: argparse.Namespace) -> None:
     settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
     if not isinstance(settings.get("hidden", []), list):
         raise TypeError(f"hidden must be a list of the units of each hidden layer, not {settings['hidden']!r}")
-    context = count("n_positions", settings.get("n_positions", 128), most=MOST)
+    longest = next((key for key in ("n_positions", "max_position_embeddings") if key in settings), "n_positions")
+    context = count(longest, settings.get(longest, 128), most=MOST)
     source = args.data or preset.data
     data = load_data(source, context=context)
     measured = load_data(args.measure, context=context) if args.measure else data

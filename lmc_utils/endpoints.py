@@ -83,6 +83,23 @@ PRESETS["gpt2-dropout"] = replace(
     PRESETS["gpt2"], config=GPT2 | {"resid_pdrop": 0.4, "embd_pdrop": 0.4}, recipe=GPT2_RECIPE | {"epochs": 7}
 )
 
+# Modern blocks at the size of the GPT-2, on the same text, and Git Re-Basin's ResNet-20 on the same images (chapter 11)
+LLAMA = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "intermediate_size": 344, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+NEOX = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512,
+        "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+PRESETS |= {
+    "llama": replace(PRESETS["gpt2"], architecture="llama", config=LLAMA),
+    "neox": replace(PRESETS["gpt2"], architecture="neox", config=NEOX),
+    "resnet20": Preset(
+        "resnet20",
+        {},
+        {"epochs": 12, "batch_size": 128, "lr": 5e-3, "weight_decay": 0.05, "warmup": 0.05, "clip": 1.0},
+        "fashion-mnist",
+        augment="flip",
+    ),
+}
+
 # The paper's own (arXiv 2506.22712, Table 3 and appendix B), for those who have GPUs and a network. Where it says
 # "warm-up" without a number, 5 % of the steps are taken, which it gives for BookCorpus.
 PAPER_VIT = {"global_pool": "token", "num_heads": 8}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -47,6 +48,25 @@ class Spec(Table):
     def identity(self) -> Alignment:
         """The alignment that moves nothing."""
         return Alignment(self, {n: s.symmetry.identity(s.size, self.batch(n)) for n, s in self.sites.items()})
+
+    def dimensions(self, site: str) -> int:
+        """In how many independent directions the maps of one site can be moved a little, those of all heads together.
+
+        Raises
+        ------
+        ValueError
+            If there is no such site.
+
+        Examples
+        --------
+        >>> import lmc_utils as lmc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> lmc.canonicalize(model).spec.dimensions("ff.0")  # a positive scale for each unit
+        4
+        """
+        choice("site", site, tuple(self.sites))
+        found = self.sites[site]
+        return math.prod(self.batch(site)) * found.symmetry.dimensions(found.size)
 
     def widen(self, sizes: Mapping[str, int], allow: str = "invertible") -> Alignment:
         """Into wider sites in the plainest way: what there is stays, and what is new does nothing (zero padding).

@@ -100,6 +100,10 @@ def drive_simplex(page: Page, figure: Locator, state: dict[str, Any]) -> None:
 
 def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     """Every site on the page lights up what writes and reads it, every parameter its sites."""
+    if "views" in state:
+        state = {view["name"]: view for view in state["views"]}
+    if "sites" not in state:  # of several networks the one that is chosen
+        state = state[figure.get_by_label("network").input_value() if len(state) > 1 else next(iter(state))]
     for button in figure.locator("button[data-site]").all():
         button.click()
         expect(figure.locator("button[aria-pressed=true]")).to_have_count(1)

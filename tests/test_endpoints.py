@@ -386,7 +386,12 @@ SMALL = {
     "mlp": {"hidden": [6]},
     "vit": {"embed_dim": 8, "depth": 1, "num_heads": 2, "patch_size": 4},
     "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 8, "n_positions": 16},
-}
+    "llama": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+              "intermediate_size": 8, "max_position_embeddings": 16},
+    "neox": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+             "max_position_embeddings": 16},
+    "resnet20": {"channels": [4, 4], "blocks": 1},
+}  # fmt: skip
 
 
 def write_images(folder: Path, size: int, image: str = "image", label: str = "label", test: str = "test") -> Path:
@@ -408,7 +413,7 @@ def write_text(folder: Path, column: str = "text") -> Path:
 def folders(tmp_path, hub) -> dict[str, str]:
     """Made-up data for each architecture."""
     images, text = str(write_images(tmp_path / "images", 8)), str(write_text(tmp_path / "text"))
-    return {"mlp": images, "vit": images, "gpt2": text}
+    return dict.fromkeys(["mlp", "vit", "resnet20"], images) | dict.fromkeys(["gpt2", "llama", "neox"], text)
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if not name.startswith("paper-")])

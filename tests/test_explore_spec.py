@@ -129,6 +129,35 @@ def test_class_of_ones_own_has_the_look_of_its_base(make_mlp) -> None:
     assert (shown["class"], shown["letter"]) == ("Shift", "P")
 
 
+def test_free_directions_are_counted_for_all_heads_together(figure: SpecFigure, network: lmc.Network) -> None:
+    sites, spec = figure.data["sites"], network.spec
+    width, heads, size = spec.sizes["r"], spec.sizes["heads.0"], spec.sizes["qk.0"]
+    assert sites["r"]["free"] == (width - 1) * (width - 2) // 2
+    assert sites["qk.0"]["free"] == sites["ov.0"]["free"] == heads * size**2
+    assert sites["heads.0"]["free"] == sites["ff.0"]["free"] == 0
+    with pytest.raises(ValueError, match="site must be one of"):
+        spec.dimensions("nowhere")
+
+
+def test_several_networks_are_named(network: lmc.Network, make_mlp) -> None:
+    figure = explore_spec({"GPT-2": network, "MLP": make_mlp()})
+    assert figure.data == {"GPT-2": explore_spec(network).data, "MLP": explore_spec(make_mlp()).data}
+    header, rows = figure.table()
+    assert header[-1] == "free directions"
+    assert [row[:2] for row in rows][-2:] == [["MLP", "ff.0"], ["MLP", "ff.1"]]
+    assert figure.summary == "The type tables of GPT-2, MLP as pictures"
+    assert len(explore_spec({"GPT-2": network}).table()[0]) == 4, "one network has its parameters in the table"
+
+
+def test_bad_networks_are_named(network: lmc.Network) -> None:
+    with pytest.raises(ValueError, match="no network to draw"):
+        explore_spec({})
+    with pytest.raises(TypeError, match=r"networks\['b'\] .*GPT2LMHeadModel"):
+        explore_spec({"a": network, "b": gpt2()})
+    with pytest.raises(TypeError, match="the name of a network"):
+        explore_spec({1: network})
+
+
 def test_a_model_is_refused() -> None:
     with pytest.raises(TypeError, match=r"not a GPT2LMHeadModel: lmc\.canonicalize\(model\)"):
         explore_spec(gpt2())

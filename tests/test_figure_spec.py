@@ -86,6 +86,20 @@ def test_another_block(figure: Locator) -> None:
     expect(figure.locator('[data-param="wte"]')).to_have_count(1)
 
 
+def test_another_network(page: Page, tmp_path: Path, make_mlp) -> None:
+    troubles = Troubles(page)
+    drawn = explore_spec({"GPT-2": lmc.canonicalize(gpt2()), "MLP": make_mlp()})
+    page.goto(drawn.to_html(tmp_path / "spec.html").as_uri())
+    figure = page.locator(".lmc-figure")
+    for name in ("MLP", "GPT-2", "MLP"):
+        figure.get_by_label("network").select_option(name)
+        drive_spec(page, figure, drawn.data)
+        sites = drawn.data[name]["sites"].values()
+        expect(figure.locator(".lmc-free b")).to_have_text(f"{sum(s['free'] for s in sites):,} free directions")
+    expect(figure.get_by_label("block")).to_be_hidden()
+    assert troubles == []
+
+
 def test_save(page: Page, figure: Locator, drawn: SpecFigure) -> None:
     figure.get_by_text("Save").click()
     with page.expect_download() as download:

@@ -220,6 +220,17 @@ def test_learning_starts_at_the_identity(cls, n, batch):
     assert torch.allclose(start, cls.identity(n, batch).matrix(), atol=near)
 
 
+@every_group
+@given(n=st.integers(0, 5))
+def test_dimensions_are_the_directions_in_which_learning_can_move(cls, n):
+    n = fitting(cls, n)
+    start, step = cls.latent(n), 1e-5
+    moves = [step * x.view(start.shape) for x in torch.eye(start.numel(), dtype=torch.float64)]
+    rows = [(cls.learn(start + move).matrix() - cls.learn(start - move).matrix()).flatten() for move in moves]
+    rank = torch.linalg.matrix_rank(torch.stack(rows) / step, atol=1e-5).item() if rows else 0
+    assert cls.dimensions(n) == rank
+
+
 @every_class
 @given(n=sizes, seed=seeds, batch=batches)
 def test_whatever_the_latent_what_it_stands_for_belongs_to_the_class(cls, n, seed, batch):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..arguments import wording
 from ..networks.base import Network, check_networks
 from ..spec import Axis, Spec
 from ..style import MUTED
@@ -57,29 +58,45 @@ class SpecFigure(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What is shown: ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists."""
-        state = self.shown
-        return {key: state[key] for key in ("bus", "sites", "params", "rows")}
+        """What is shown: ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists.
+
+        With several networks these by the name of each.
+        """
+        views = {view["name"]: {key: view[key] for key in ("bus", "sites", "params", "rows")} for view in self._views}
+        return views if len(views) > 1 else next(iter(views.values()))
+
+    @property
+    def _views(self) -> list[dict[str, Any]]:
+        return self.shown["views"]
 
     @property
     def summary(self) -> str:
-        state = self.shown
-        title = f"{state['title']}. " if state["title"] else ""
-        around = f" around the bus {state['bus']}" if state["bus"] else ""
+        title, (first, *more) = f"{self.shown['title']}. " * bool(self.shown["title"]), self._views
+        if more:
+            return f"{title}The type tables of {', '.join(view['name'] for view in self._views)} as pictures"
+        around = f" around the bus {first['bus']}" if first["bus"] else ""
         return f"{title}The type table as a picture{around}: sites, and the parameters that write and read them"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
+        """The parameters and their types; of several networks their sites and how far each can move."""
+        if len(self._views) > 1:
+            rows = [
+                [view["name"], name, f"{site['class']}({site['size']})", str(site["count"]), f"{site['free']:,}"]
+                for view in self._views
+                for name, site in view["sites"].items()
+            ]
+            return ["network", "site", "class", "maps", "free directions"], rows
         rows = [
             [name, " ".join(text for text, *_ in p["axes"]), p["shape"], _plain(p["moved"])]
-            for name, p in self.shown["params"].items()
+            for name, p in self._views[0]["params"].items()
         ]
         return ["parameter", "type", "shape", "a symmetry makes it"], rows
 
     def static(self) -> StaticFigure:
-        """The twin in matplotlib: the first block; what writes the bus stands left of it, what reads it right."""
+        """The twin in matplotlib: the first network's first block; writers of the bus on its left, readers right."""
         from matplotlib.figure import Figure as StaticFigure
 
-        state = self.shown
+        state = self._views[0]
         lines = list(_lines(state))
         figure = StaticFigure(figsize=(9, 0.24 * len(lines) + 0.3))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(len(lines) + 0.2, -1))
@@ -132,16 +149,17 @@ def _lines(state: dict[str, Any]) -> Iterator[list[tuple[str, list[Part]]]]:
             yield [(side, typed(name)) for side, name in (("right", left), ("left", right)) if name]
 
 
-def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -> SpecFigure:
+def explore_spec(networks: Network | Mapping[str, Network], *, title: str = "", caption: str = CAPTION) -> SpecFigure:
     """An interactive figure of a type table: who writes each site, who reads it, and how a symmetry moves them.
 
     Drawn from ``network.spec`` and the shapes of the parameters alone, so it fits every architecture. Where all blocks
-    write and read one site, that site is drawn as a bus: a transformer's residual stream.
+    write and read one site, that site is drawn as a bus: a transformer's residual stream. A line counts the free
+    directions: in how many the weights can be moved a little without moving the function, says the table.
 
     Parameters
     ----------
-    network
-        A network in canonical form.
+    networks
+        A network in canonical form, or several by their names, to switch between.
     title
         Stands above the figure.
     caption
@@ -150,41 +168,58 @@ def explore_spec(network: Network, *, title: str = "", caption: str = CAPTION) -
     Raises
     ------
     TypeError
-        If it is no network, but for instance a model, or the title or the caption no text.
+        If it is no network, but for instance a model, or a name, the title or the caption is no text.
     ValueError
-        If one of these has a control character, or the network is too large for a page.
+        If one of these has a control character, there is no network, or they are too large for a page.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> figure = explore_spec(lmc.canonicalize(model), title="one hidden layer")
+    >>> figure.data["sites"]["ff.0"]["free"]  # each unit can be scaled
+    4
     """
-    check_networks(network=network)
+    if isinstance(networks, Mapping):
+        if not networks:
+            raise ValueError("there is no network to draw: give one, or several by their names")
+        for name, network in networks.items():
+            check_networks(**{f"networks[{wording('the name of a network', name)!r}]": network})
+    else:
+        check_networks(network=networks)
+        networks = {"": networks}
     check_words(title, caption)
+    return SpecFigure({"title": title, "caption": caption, "views": [_view(*item) for item in networks.items()]})
+
+
+def _view(name: str, network: Network) -> dict[str, Any]:
+    """One network as the figure draws it."""
     spec = network.spec
     bus = find_bus(spec)
-    return SpecFigure(
-        {
-            "title": title,
-            "caption": caption,
-            "bus": bus,
-            "sites": {
-                name: {
-                    "class": site.symmetry.__name__,
-                    **_look(site.symmetry)._asdict(),
-                    "size": site.size,
-                    "within": site.within,
-                    "count": math.prod(spec.batch(name)),
-                    "splits": site.splits,
-                }
-                for name, site in spec.sites.items()
-            },
-            "params": {
-                name: {
-                    "axes": [[str(axis), axis.site, axis.dual] for axis in spec.axes(name)],
-                    "shape": " × ".join(map(str, tensor.shape)),
-                    "moved": formula(spec, name),
-                }
-                for name, tensor in ((name, network.params[name]) for name in spec.types)
-            },
-            "rows": _rows(spec, bus),
-        }
-    )
+    return {
+        "name": name,
+        "bus": bus,
+        "sites": {
+            name: {
+                "class": site.symmetry.__name__,
+                **_look(site.symmetry)._asdict(),
+                "size": site.size,
+                "within": site.within,
+                "count": math.prod(spec.batch(name)),
+                "free": spec.dimensions(name),
+                "splits": site.splits,
+            }
+            for name, site in spec.sites.items()
+        },
+        "params": {
+            name: {
+                "axes": [[str(axis), axis.site, axis.dual] for axis in spec.axes(name)],
+                "shape": " × ".join(map(str, tensor.shape)),
+                "moved": formula(spec, name),
+            }
+            for name, tensor in ((name, network.params[name]) for name in spec.types)
+        },
+        "rows": _rows(spec, bus),
+    }
 
 
 def formula(spec: Spec, name: str) -> str:

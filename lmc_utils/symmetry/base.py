@@ -28,10 +28,10 @@ class Symmetry(ABC):
 
     A subclass is a dataclass of tensors whose first axes are the batch axes; :class:`Dense` and :class:`Paired` keep a
     matrix. It sets ``level`` and ``smaller``, and the attributes below where they differ from their defaults. It
-    defines :meth:`matrix`, :meth:`dual`, :meth:`from_matrix`, :meth:`solve`, :meth:`project` and :meth:`learn`. Four
-    more methods are called with arguments that are already checked: :meth:`draw` by :meth:`sample`, :meth:`flow` by
-    :meth:`walk`, :meth:`violation` by :meth:`contains`, and for a class with scales :meth:`equalise` by
-    :meth:`balance`.
+    defines :meth:`matrix`, :meth:`dual`, :meth:`from_matrix`, :meth:`solve`, :meth:`project`, :meth:`learn` and
+    :meth:`dimensions`. Four more methods are called with arguments that are already checked: :meth:`draw` by
+    :meth:`sample`, :meth:`flow` by :meth:`walk`, :meth:`violation` by :meth:`contains`, and for a class with scales
+    :meth:`equalise` by :meth:`balance`.
 
     Attributes
     ----------
@@ -115,6 +115,11 @@ class Symmetry(ABC):
 
         Its matrix is one of this class; the object may be of another, whose matrices need not be checked at each step.
         """
+
+    @classmethod
+    @abstractmethod
+    def dimensions(cls, n: int) -> int:
+        """In how many independent directions a square element (n, n) can be moved a little; 0 if it cannot."""
 
     @classmethod
     def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:

@@ -27,6 +27,10 @@ class Orthogonal(Dense):
         return self.values
 
     @classmethod
+    def dimensions(cls, n: int) -> int:
+        return n * (n - 1) // 2
+
+    @classmethod
     def draw(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
         """Uniform (the polar factor of a Gaussian matrix is)."""
         return cls.learn(torch.randn(*batch, m, n, generator=generator, dtype=torch.float64))
@@ -88,6 +92,10 @@ class StreamOrthogonal(Stream):
     """
 
     words = "any rotation that fixes the all-ones vector"
+
+    @classmethod
+    def dimensions(cls, n: int) -> int:
+        return super().dimensions(max(n - 1, 0))
 
     @classmethod
     def tangent(cls, x: Tensor) -> Tensor:
@@ -157,6 +165,10 @@ class Invertible(Paired):
     def inverted(self) -> Tensor:
         square = self.values.shape[-1] == self.values.shape[-2]
         return (torch.linalg.inv if square else torch.linalg.pinv)(self.values).mT
+
+    @classmethod
+    def dimensions(cls, n: int) -> int:
+        return n**2
 
     @classmethod
     def draw(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
@@ -322,6 +334,10 @@ class RotarySign(Pairs):
         return self.values
 
     @classmethod
+    def dimensions(cls, n: int) -> int:
+        return 0
+
+    @classmethod
     def from_factors(cls, factors: Tensor) -> Self:
         """The signs of the real parts, whose gradient goes straight through; 0 becomes 1."""
         real = factors.real
@@ -356,6 +372,10 @@ class RotaryPhase(Pairs):
         return self.values
 
     @classmethod
+    def dimensions(cls, n: int) -> int:
+        return n // 2
+
+    @classmethod
     def from_factors(cls, factors: Tensor) -> Self:
         """The factors divided by their sizes; 0 becomes 1."""
         safe = torch.where(factors == 0, 1, factors)
@@ -381,6 +401,10 @@ class Rotary(Pairs):
 
     def dual(self) -> Tensor:
         return to_real(1 / to_complex(self.values).conj())
+
+    @classmethod
+    def dimensions(cls, n: int) -> int:
+        return n
 
     @classmethod
     def from_factors(cls, factors: Tensor) -> Self:

@@ -112,6 +112,10 @@ class Permutation(Symmetry):
         return type(self)(self.indices.argsort(-1))
 
     @classmethod
+    def dimensions(cls, n: int) -> int:
+        return 0
+
+    @classmethod
     def obstacle(cls, n: int, m: int) -> str:
         return "" if m == n else f"a permutation cannot map {n} units to {m}"
 
@@ -244,6 +248,10 @@ class SoftPermutation(Dense):
         return "" if m == n else f"a doubly stochastic matrix is square: it cannot map {n} units to {m}"
 
     @classmethod
+    def dimensions(cls, n: int) -> int:
+        return max(n - 1, 0) ** 2
+
+    @classmethod
     def draw(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:
         return cls.project(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64).exp())
 
@@ -319,6 +327,10 @@ class ScaledPermutation(Paired):
     def inverted(self) -> Tensor:
         positive = self.values > 0
         return torch.where(positive, 1 / torch.where(positive, self.values, 1.0), 0.0)  # twice: no gradient is NaN
+
+    @classmethod
+    def dimensions(cls, n: int) -> int:
+        return n
 
     @classmethod
     def obstacle(cls, n: int, m: int) -> str:
@@ -399,6 +411,10 @@ class SemiPermutation(Dense):
 
     def dual(self) -> Tensor:
         return (self.values > 0).to(self.values)
+
+    @classmethod
+    def dimensions(cls, n: int) -> int:
+        return 0
 
     @classmethod
     def draw(cls, n: int, m: int, generator: torch.Generator, batch: tuple[int, ...]) -> Self:

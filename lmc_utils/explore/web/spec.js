@@ -3,9 +3,9 @@
 function render({ model, el }) {
   /** @type {SpecState} */
   const state = JSON.parse(model.get("state"));
-  const { bus, sites, params, rows } = state;
-  const blocks = [...new Set(rows.map((row) => row.block).filter(Boolean))];
-  let block = blocks[0],
+  const { views } = state;
+  let { bus, sites, params, rows } = views[0];
+  let block = "",
     buttons = [],
     pinned = 0;
 
@@ -45,29 +45,31 @@ function render({ model, el }) {
   };
 
   const grid = h("div", {
-    class: `lmc-spec ${bus ? "" : "lmc-chain"}`,
     role: "group",
     "aria-label": "sites and parameters",
   });
   const says = h("p", { class: "lmc-says", "aria-live": "polite" });
-  const chooser = h(
-    "select",
-    {
-      ...FOCUS,
-      onchange: () => {
-        block = chooser.value;
-        draw();
-      },
+  const chooser = h("select", {
+    ...FOCUS,
+    onchange: () => {
+      block = chooser.value;
+      draw();
     },
-    ...blocks.map((name) => h("option", {}, name)),
+  });
+  const ofBlocks = h("label", { class: "lmc-choose" }, "block ", chooser);
+  const networks = h(
+    "select",
+    { ...FOCUS, onchange: () => show(networks.selectedIndex) },
+    ...views.map(({ name }) => h("option", {}, name)),
   );
-  const classes = new Map(Object.keys(sites).map((name) => [sites[name].class, name]));
+  const free = h("p", { class: "lmc-free" });
+  const legend = h("ul", { class: "lmc-note" });
   frame(
     el,
     "spec",
     state,
     "Type table",
-    [blocks.length > 1 ? h("label", { class: "lmc-choose" }, "block ", chooser) : null],
+    [views.length > 1 ? h("label", { class: "lmc-choose" }, "network ", networks) : null, ofBlocks],
     [
       [
         "Table as CSV",
@@ -89,14 +91,28 @@ function render({ model, el }) {
     ],
     grid,
     says,
-    h(
-      "ul",
-      { class: "lmc-note" },
+    free,
+    legend,
+  );
+
+  // One network: its blocks, its classes, and in how many directions it is free.
+  function show(at) {
+    ({ bus, sites, params, rows } = views[at]);
+    const blocks = [...new Set(rows.map((row) => row.block).filter(Boolean))];
+    block = blocks[0] ?? "";
+    chooser.replaceChildren(...blocks.map((name) => h("option", {}, name)));
+    ofBlocks.hidden = blocks.length < 2;
+    grid.setAttribute("class", `lmc-spec ${bus ? "" : "lmc-chain"}`);
+    const classes = new Map(Object.keys(sites).map((name) => [sites[name].class, name]));
+    legend.replaceChildren(
       ...[...classes].map(([name, site]) =>
         h("li", look(sites[site]), letter(site), `${name}: ${sites[site].words}`),
       ),
-    ),
-  );
+    );
+    free.replaceChildren(...aboutFreedom());
+    pinned = 0;
+    draw();
+  }
 
   function draw() {
     const side = (row, name) => h("div", { class: `lmc-${name}` }, ...row[name].map(paramButton));
@@ -142,6 +158,20 @@ function render({ model, el }) {
     says.replaceChildren(...(site ? aboutSite(site) : aboutParam(param)));
   }
 
+  // Sites of one kind have names that differ in the number of their block.
+  function aboutFreedom() {
+    const kinds = new Map();
+    for (const [name, site] of Object.entries(sites)) {
+      const kind = name.replace(/(\.\d+)+$/, "");
+      kinds.set(kind, (kinds.get(kind) ?? 0) + site.free);
+    }
+    const total = [...kinds.values()].reduce((sum, n) => sum + n, 0);
+    const parts = [...kinds].filter(([, n]) => n).map(([kind, n]) => `${kind} ${n.toLocaleString("en")}`);
+    return [
+      h("b", {}, `${total.toLocaleString("en")} free directions`),
+      parts.length ? `: ${parts.join(" + ")}.` : ": units only change places.",
+    ];
+  }
   const some = (names) =>
     names.length > 4
       ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`
@@ -166,7 +196,9 @@ function render({ model, el }) {
         : [
             "a symmetry makes it ",
             h("span", { class: "lmc-formula" }, ...formula(moved)),
-            moved.includes("⟨") ? "; ⟨\u00a0⟩ moves the heads, the rest acts in each of them." : ".",
+            moved.includes("⟨")
+              ? "; ⟨\u00a0⟩ moves what holds the others, heads or experts; the rest acts in each of them."
+              : ".",
           ]),
     ];
   }
@@ -190,7 +222,7 @@ function render({ model, el }) {
     const by = right - up - 4 * page + end * buttons.length;
     buttons[clamp(pinned + by, 0, buttons.length - 1)].focus();
   });
-  draw();
+  show(0);
 }
 
 export default { render };

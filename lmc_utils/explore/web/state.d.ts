@@ -86,7 +86,8 @@ interface SimplexState extends Named {
   images: (Images | null)[];
 }
 
-interface SpecState extends Named {
+interface TypeTable {
+  name: string;
   bus: string | null;
   sites: Record<
     string,
@@ -97,11 +98,16 @@ interface SpecState extends Named {
       size: number;
       within: string | null;
       count: number;
+      free: number;
       splits: boolean;
     }
   >;
   params: Record<string, { axes: [string, string | null, boolean][]; shape: string; moved: string }>;
   rows: { block: string; sites: string[]; left: string[]; right: string[] }[];
+}
+
+interface SpecState extends Named {
+  views: TypeTable[];
 }
 
 interface WalkState extends Named {
