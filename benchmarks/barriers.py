@@ -29,20 +29,25 @@ def thin(batches: Batches) -> Batches:
     return every(batches, -(-len(batches.inputs) // (4000 if batches.inputs.is_floating_point() else 250)))
 
 
-def alignments(a: lmc.Network, b: lmc.Network, data: lmc.data.Data, learn: dict) -> dict[str, tuple]:
-    """For each method the alignment that it finds, and the CPU seconds that it takes."""
+def alignments(
+    a: lmc.Network, b: lmc.Network, data: lmc.data.Data, learn: dict, start: str = "weight"
+) -> dict[str, tuple]:
+    """For each method the alignment that it finds, and the CPU seconds that it takes; learning begins at ``start``."""
     found = {"vanilla": (b.spec.identity(), 0.0)}
 
     def note(name: str, method: object, *args: object, **options: object) -> None:
         start = time.process_time()
         found[name] = (method(a, b, *args, **options), time.process_time() - start)
 
-    note("activation", lmc.activation_matching, data.train.take(1000 if data.tokenizer is None else 100))
+    few = data.train.take(1000 if data.tokenizer is None else 100)
+    note("activation", lmc.activation_matching, few)
+    if start == "activation":
+        note("activation, permutations only", lmc.activation_matching, few, allow="permutation")
     note("weight", lmc.weight_matching)
     note("weight, permutations only", lmc.weight_matching, allow="permutation")
     note("learned, permutations only", lmc.learned_matching, data.train, allow="permutation",
-         init=found["weight, permutations only"][0], **learn)  # fmt: skip
-    note("learned", lmc.learned_matching, data.train, init=found["weight"][0], **learn)
+         init=found[f"{start}, permutations only"][0], **learn)  # fmt: skip
+    note("learned", lmc.learned_matching, data.train, init=found[start][0], **learn)
     return found
 
 

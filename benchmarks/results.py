@@ -11,6 +11,10 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
 import lmc_utils as lmc
 from lmc_utils.assets.make_data import update_checksums
 from lmc_utils.data import ASSETS, Batches
@@ -25,6 +29,13 @@ def pairs(*names: str) -> dict[str, tuple[str, tuple[int, int]]]:
 def every(batches: Batches, n: int) -> Batches:
     """One sample in n of a split, evenly spread over it."""
     return replace(batches, inputs=batches.inputs[::n], targets=batches.targets[::n])
+
+
+@torch.no_grad()
+def sample_losses(network: lmc.Network, batches: Batches) -> Tensor:
+    """The loss of each image, or of each text its mean over the tokens, shape (samples,), nats, float64."""
+    found = [cross_entropy(network(x).movedim(-1, 1), y, reduction="none") for x, y in batches]
+    return torch.cat([loss.view(len(loss), -1).mean(1) for loss in found]).double()
 
 
 def command(

@@ -20,9 +20,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 import torch
-from results import command, every
+from results import command, every, sample_losses
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
@@ -49,15 +48,9 @@ def moved(
         yield method, [g(x) for g, x in zip(gs, networks, strict=True)]
 
 
-@torch.no_grad()
 def standard_errors(networks: list[lmc.Network], weights: Tensor, batches: Batches) -> Tensor:
     """The standard error of the excess of each mixture over images or texts, shape (mixtures,), nats."""
-
-    def losses(network: lmc.Network) -> Tensor:
-        found = [cross_entropy(network(x).movedim(-1, 1), y, reduction="none") for x, y in batches]
-        return torch.cat([loss.view(len(loss), -1).mean(1) for loss in found]).double()
-
-    samples = torch.stack([losses(lmc.average(networks, row)) for row in weights.tolist()])
+    samples = torch.stack([sample_losses(lmc.average(networks, row), batches) for row in weights.tolist()])
     excess = samples - weights @ samples[weights.argmax(0)]
     return excess.std(1) / math.sqrt(excess.shape[1])
 

@@ -1,0 +1,68 @@
+"""The barriers of the shipped Llamas, GPT-NeoXs and ResNet-20s by every method: the table of the book's chapter 11.
+
+    python benchmarks/modern.py run --out WORK [--cases llama-0-1 ...]   # two hours on one core
+    python benchmarks/modern.py table --out WORK     # lmc_utils/assets/results/modern.csv
+
+One row for each pair, method, split and lambda: 13 lambdas, on 250 texts or 2,000 images evenly spread over each split.
+``error`` is the standard error of the excess over these samples: the losses on the path and at its ends are taken on
+the same ones. Merged ResNets are measured a second time after ``lmc.repair`` with 500 training images, at 7 lambdas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from barriers import alignments
+from results import command, every, pairs, sample_losses
+
+import lmc_utils as lmc
+from lmc_utils.data import Batches
+from lmc_utils.endpoints import PRESETS, augmentation
+
+TEXTS = {"steps": 500}
+LEARN = {"llama": TEXTS, "neox": TEXTS, "resnet20": {"steps": 1000, "batch_size": 128}}
+START = {"resnet20": "activation"}  # weights say little about channels behind a BatchNorm; elsewhere: weight
+POINTS, CONTEXT = 13, 128
+
+
+def thin(batches: Batches) -> Batches:
+    """A part of a large split, evenly spread over it."""
+    return every(batches, -(-len(batches.inputs) // (2000 if batches.inputs.is_floating_point() else 250)))
+
+
+def curves(name: str, pair: tuple[int, int]) -> list[dict]:
+    """One row for each method, split and lambda of one pair."""
+    preset = PRESETS[name]
+    data = lmc.load_data(preset.data, batch_size=50, context=CONTEXT)
+    learning = replace(data, train=data.train.take(preset.samples or len(data.train.inputs)))
+    splits = {"test": data.test, "validation": data.validation, "train": learning.train}
+    splits = {split: thin(batches) for split, batches in splits.items() if batches}
+    learn = LEARN[name] | {"augment": preset.augment and augmentation(preset.augment, data)}
+    a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
+    rows, grid = [], torch.linspace(0, 1, POINTS)
+    for method, (g, seconds) in alignments(a, b, learning, learn, START.get(name, "weight")).items():
+        ways = {method: (lmc.merge, grid)}
+        if name == "resnet20" and "permutations" not in method:
+            few = learning.train.take(500)
+            ways[f"{method}, repaired"] = partial(lmc.repair, batches=few), grid[::2]
+        for way, (merge, lambdas) in ways.items():
+            path = [merge(a, g(b), lam) if lam % 1 else (a, b)[int(lam)] for lam in lambdas.tolist()]
+            for split, batches in splits.items():
+                losses = torch.stack([sample_losses(network, batches) for network in path])
+                excess = losses - torch.lerp(losses[0], losses[-1], lambdas.double().unsqueeze(1))
+                for lam, network, loss, over in zip(lambdas.tolist(), path, losses, excess, strict=True):
+                    rows.append({"set": name, "pair": f"{pair[0]}-{pair[1]}", "method": way, "split": split,
+                                 "seconds": seconds, "lambda": lam, "loss": loss.mean().item(),
+                                 "accuracy": lmc.evaluate(network, batches).accuracy,
+                                 "error": over.std().item() / len(over) ** 0.5})  # fmt: skip
+                at = excess.mean(1).argmax()
+                print(name, pair, way, split, f"{excess.mean(1)[at]:.4f} +- {rows[at - len(path)]['error']:.4f} nats, "
+                      f"{seconds:.1f} s", flush=True)  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    jobs = pairs(*LEARN)
+    command(__doc__, "modern", jobs, lambda case, _: curves(*jobs[case]))
