@@ -70,6 +70,19 @@ def mixer(**options) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
+def own_transformer() -> tuple[nn.Module, Tensor]:
+    """The transformer that chapter 6 teaches the package, as it is written there."""
+    cells = json.loads((BOOK / "06-one-framework.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    first = next(i for i, source in enumerate(code) if "class Mixer(Stock)" in source) - 1
+    begin = next(i for i, source in enumerate(code) if "class Block(nn.Module)" in source)
+    end = next(i for i, source in enumerate(code) if "def canonical_reader" in source)
+    names = {"lmc": lmc, "torch": torch, "__name__": "chapter6"}
+    for source in [code[first], *code[begin : end + 1]]:
+        exec(source, names)
+    return names["Reader"](), torch.randint(11, (8, 6), generator=torch.Generator().manual_seed(0))
+
+
 MODELS = {
     "mlp": small_mlp,
     "mlp with other non-linearities": lambda: small_mlp(nn.GELU(), nn.Softplus()),
@@ -90,6 +103,7 @@ MODELS = {
     "bert without a head": lambda: of_transformers("BertModel"),
     "transformers' vit": small_hf_vit,
     "resnet": small_resnet,
+    "transformer of chapter 6": own_transformer,
     "mixer of chapter 6": mixer,
     "mixer of chapter 6 relu": lambda: mixer(act=nn.ReLU),
 }
