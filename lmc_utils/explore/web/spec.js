@@ -62,7 +62,7 @@ function render({ model, el }) {
     { ...FOCUS, onchange: () => show(networks.selectedIndex) },
     ...views.map(({ name }) => h("option", {}, name)),
   );
-  const free = h("p", { class: "lmc-free" });
+  const free = h("p", { class: "lmc-free", role: "status" });
   const legend = h("ul", { class: "lmc-note" });
   frame(
     el,
@@ -89,9 +89,9 @@ function render({ model, el }) {
           ),
       ],
     ],
+    free,
     grid,
     says,
-    free,
     legend,
   );
 
