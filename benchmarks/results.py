@@ -34,8 +34,18 @@ def every(batches: Batches, n: int) -> Batches:
 @torch.no_grad()
 def sample_losses(network: lmc.Network, batches: Batches) -> Tensor:
     """The loss of each image, or of each text its mean over the tokens, shape (samples,), nats, float64."""
-    found = [cross_entropy(network(x).movedim(-1, 1), y, reduction="none") for x, y in batches]
-    return torch.cat([loss.view(len(loss), -1).mean(1) for loss in found]).double()
+    return sample_measures(network, batches)[0]
+
+
+@torch.no_grad()
+def sample_measures(network: lmc.Network, batches: Batches) -> Tensor:
+    """Loss and accuracy of each image, or of each text their means over the tokens, shape (2, samples), float64."""
+    found = []
+    for x, y in batches:
+        logits = network(x).movedim(-1, 1)
+        both = cross_entropy(logits, y, reduction="none"), (logits.argmax(1) == y).double()
+        found.append(torch.stack([each.reshape(len(x), -1).double().mean(1) for each in both]))
+    return torch.cat(found, 1)
 
 
 def command(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lmc_utils as lmc
-from lmc_utils.networks.gpt2 import GPT2
+from lmc_utils.networks.gpt2 import LanguageModel
 
 
 def peak() -> float:
@@ -50,7 +50,7 @@ def fold(layers: int, path: Path) -> None:
 
 def match(sweeps: int, path: Path) -> None:
     """Match the two networks of a file."""
-    architecture = GPT2.of(json.loads(path.with_suffix(".json").read_text()))
+    architecture = LanguageModel.of(json.loads(path.with_suffix(".json").read_text()))
     tensors = load_file(path)
     networks = [
         lmc.Network(architecture, {name[2:]: p for name, p in tensors.items() if name.startswith(f"{i}/")})

@@ -34,6 +34,13 @@ def small_gpt2(**options) -> nn.Module:
     return gpt2.gpt2(**shape | {"bos_token_id": 0, "eos_token_id": 0} | options)
 
 
+def other_gpt2(name: str, **options) -> nn.Module:
+    """One of the classes around the same blocks."""
+    kind = getattr(transformers, name)
+    config = small_gpt2().config.to_dict() | {"pad_token_id": 0} | options
+    return kind(kind.config_class(**config))
+
+
 def small_vit(**options) -> nn.Module:
     shape = {"img_size": 8, "patch_size": 4, "in_chans": 1, "num_classes": 5}
     return vit.vit(**shape | {"embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 1.5} | options)
@@ -88,6 +95,8 @@ MODELS = {
     "mlp with other non-linearities": lambda: small_mlp(nn.GELU(), nn.Softplus()),
     "gpt2": small_gpt2,
     "gpt2 relu": lambda: small_gpt2(activation_function="relu", n_layer=1, scale_attn_weights=False),
+    "gpt2 classifier": lambda: other_gpt2("GPT2ForSequenceClassification", num_labels=5),
+    "gpt2 without a head": lambda: other_gpt2("GPT2Model"),
     "vit": small_vit,
     "vit pooling": lambda: small_vit(global_pool="avg", class_token=False, qkv_bias=False),
     "llama": lambda: of_transformers("LlamaForCausalLM", num_key_value_heads=1),

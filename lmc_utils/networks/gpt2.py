@@ -1,4 +1,7 @@
-"""GPT-2 (transformers' ``GPT2LMHeadModel``)."""
+"""GPT-2 (transformers' ``GPT2LMHeadModel``, ``GPT2ForSequenceClassification`` and ``GPT2Model``).
+
+A ``GPT2Model`` answers with the residual stream itself, so the stream is fixed: heads and hidden units alone may move.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from ..spec import Params, Site
-from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
-from .base import Network, builds, check_same_parts, register
+from ..symmetry import Fixed, StreamOrthogonal, Symmetry
+from .base import Network, builds, register
 from .fold import centre, fold_norm, fold_values
-from .layout import Layout, Stock, Weights, head_size, stacked
+from .layout import Layout, Weights, head_size, stacked
+from .pretrained import Pretrained, block_sites, demand
 from .stock import from_config
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedModel
 
 
 @builds("gpt2", text=lambda config, vocabulary: config | {"vocab_size": vocabulary})
@@ -53,83 +57,90 @@ BLOCK: Layout = {
 }
 
 
-class GPT2(Stock):
-    """Equal if the configurations that decide the function are."""
+class GPT2(Pretrained):
+    """What the classes share. Equal if the classes and the configurations that decide the function are."""
 
-    data = "shakespeare"
-    widths: ClassVar = {"n_embd": "r", "n_head": "heads", "n_inner": "ff"}
+    decides: ClassVar = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers",
+                         "num_attention_heads", "n_inner", "activation_function", "layer_norm_epsilon", "bos_token_id",
+                         "eos_token_id")  # fmt: skip
+    canonical: ClassVar = {"tie_word_embeddings": False, "attn_pdrop": 0.0}
+    widths: ClassVar = {"hidden_size": "r", "num_attention_heads": "heads", "n_inner": "ff"}
     out_axis = 1  # of transformers' Conv1D
-    call: ClassVar = {"use_cache": False}
-    riding = ("lm_head",)
+    stem: ClassVar[str] = "transformer."
+    last: ClassVar[Layout]  # what follows the blocks
+    stream: ClassVar[type[Symmetry]] = StreamOrthogonal
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> GPT2LMHeadModel:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        return GPT2LMHeadModel(GPT2Config(**config))
+    def configuration(cls, model: nn.Module) -> dict[str, Any]:
+        found = super().configuration(model)
+        return found | {"n_inner": found["n_inner"] or 4 * found["hidden_size"]}
 
     @classmethod
     def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
-        d, homogeneous = head_size(config["n_embd"], config["n_head"]), config["activation_function"] == "relu"
-        inside = {
-            "heads": Site(Permutation, config["n_head"], splits=True),
-            "qk": Site(Invertible, d, within="heads"),
-            "ov": Site(Invertible, d, within="heads"),
-            "ff": Site(ScaledPermutation if homogeneous else Permutation, config["n_inner"], splits=homogeneous),
-        }
-        blocks, sites = stacked("transformer.h.{}.", config["n_layer"], BLOCK, inside)
-        layout = {"transformer.wte.weight": {"wte": "_ r"}, "transformer.wpe.weight": {"wpe": "_ r"}, **blocks}
-        layout |= {"transformer.ln_f.weight": 1, "transformer.ln_f.bias": 1}
-        layout |= {"lm_head.weight": {"head.weight": "_ r*"}, "lm_head.bias": {"head.bias": "_"}}
-        watch = {"r": [f"transformer.h.{i}" for i in range(config["n_layer"])]}
-        return layout, {"r": Site(StreamOrthogonal, config["n_embd"])} | sites, watch
+        names = {"hidden_act": config["activation_function"], "intermediate_size": config["n_inner"]}
+        count, stem = config["num_hidden_layers"], cls.stem
+        blocks, sites = stacked(f"{stem}h.{{}}.", count, BLOCK, block_sites({**config, **names}))
+        layout = {f"{stem}wte.weight": {"wte": "_ r"}, f"{stem}wpe.weight": {"wpe": "_ r"}, **blocks, **cls.last}
+        watch = {"r": [f"{stem}h.{i}" for i in range(count)]}
+        return layout, {"r": Site(cls.stream, config["hidden_size"])} | sites, watch
 
     def decode(self, params: Params) -> Params:
         """The parameters of the stock module, which divides queries by the square root of a head's dimensions."""
-        queries = {f"{i}.q.{part}" for i in range(self.config["n_layer"]) for part in ("weight", "bias")}
-        scale = head_size(self.config["n_embd"], self.config["n_head"]) ** 0.5
+        queries = {f"{i}.q.{part}" for i in range(self.config["num_hidden_layers"]) for part in ("weight", "bias")}
+        scale = head_size(self.config["hidden_size"], self.config["num_attention_heads"]) ** 0.5
         return super().decode(params | {name: params[name] * scale for name in queries})
 
-    @property
-    def reads(self) -> tuple[int, int]:
-        """Size of the vocabulary and longest context."""
-        return self.config["vocab_size"], self.config["n_positions"]
 
-    def probe(self) -> Tensor:
-        """Two windows of random tokens, at most 64 each."""
-        vocabulary, positions = self.reads
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(vocabulary, (2, min(positions, 64)), generator=generator)
+NORM: Layout = {"transformer.ln_f.weight": 1, "transformer.ln_f.bias": 1}
 
 
-@register("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel")
-def canonicalize(model: GPT2LMHeadModel) -> Network:
+class LanguageModel(GPT2):
+    """``GPT2LMHeadModel``."""
+
+    data = "shakespeare"
+    riding = ("lm_head",)
+    last: ClassVar = NORM | {"lm_head.weight": {"head.weight": "_ r*"}, "lm_head.bias": {"head.bias": "_"}}
+
+
+class Classifier(GPT2):
+    """``GPT2ForSequenceClassification``, which looks at the last token that is no padding."""
+
+    decides: ClassVar = (*GPT2.decides, "num_labels", "pad_token_id")
+    riding = ("score",)
+    last: ClassVar = NORM | {"score.weight": {"head.weight": "_ r*"}, "score.bias": {"head.bias": "_"}}
+
+
+class Trunk(GPT2):
+    """``GPT2Model``: the stream behind the last norm is what it answers."""
+
+    stem = ""
+    last: ClassVar = {"ln_f.weight": "r", "ln_f.bias": "r"}
+    stream = Fixed
+
+
+STOCK = "transformers.models.gpt2.modeling_gpt2.GPT2"
+KINDS = {"LMHeadModel": LanguageModel, "ForSequenceClassification": Classifier, "Model": Trunk}
+ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")
+
+
+@register(*(f"{STOCK}{name}" for name in KINDS))
+def canonicalize(model: PreTrainedModel) -> Network:
     """Fold norms and biases, untie the head, fold attention scales into the queries; exact in float64."""
-    given = model.config
-    if given.activation_function not in ACTIVATIONS:
-        raise ValueError(f"activation_function {given.activation_function!r} is not elementwise as far as we know")
+    given, kind = model.config, KINDS[type(model).__name__.removeprefix("GPT2")]
+    demand(given, activation_function=ACTIVATIONS, add_cross_attention=[False])
     if given.n_layer < 1:
         raise ValueError("n_layer 0: a GPT-2 without blocks has nothing to match")
-    if given.add_cross_attention:
-        raise ValueError("add_cross_attention: a GPT-2 that also reads an encoder has no canonical form here")
-    config = {
-        "vocab_size": given.vocab_size, "n_positions": given.n_positions, "n_embd": given.n_embd,
-        "n_layer": given.n_layer, "n_head": given.n_head, "n_inner": given.n_inner or 4 * given.n_embd,
-        "activation_function": given.activation_function, "layer_norm_epsilon": given.layer_norm_epsilon,
-        "attn_pdrop": 0.0, "bos_token_id": given.bos_token_id, "eos_token_id": given.eos_token_id,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    architecture = GPT2.of(config)
-    check_same_parts(model, architecture.module)
-    weights = Weights(model)
-    return architecture.network(weights, _fold(weights, given))
+    if kind is Classifier and given.pad_token_id is None:
+        raise ValueError("pad_token_id None: without it a classifier reads one text at a time; set it in the config")
+    architecture, w = kind.fits(model)
+    return architecture.network(w, _fold(w, given, kind))
 
 
-def _fold(w: Weights, given: Any) -> Iterator[str]:
+def _fold(w: Weights, given: Any, kind: type[GPT2]) -> Iterator[str]:
     width, d = given.n_embd, given.n_embd // given.n_head
-    centre(w, ("transformer.wte.weight", "transformer.wpe.weight"), 1)
+    centre(w, (f"{kind.stem}wte.weight", f"{kind.stem}wpe.weight"), 1)
     for i in range(given.n_layer):
-        at = f"transformer.h.{i}"
+        at = f"{kind.stem}h.{i}"
         qkv, o, fc, proj = (f"{at}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
         fold_norm(w, f"{at}.ln_1", [qkv], axis=0)
         fold_norm(w, f"{at}.ln_2", [fc], axis=0)
@@ -142,7 +153,5 @@ def _fold(w: Weights, given: Any) -> Iterator[str]:
             w[f"{qkv}.{part}"] = torch.cat([q * scale, rest], -1)
             centre(w, [f"{o}.{part}", f"{proj}.{part}"], -1)
         yield f"{at}."
-    fold_norm(w, "transformer.ln_f", ["lm_head"])
-
-
-ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh")
+    if kind.riding:
+        fold_norm(w, f"{kind.stem}ln_f", kind.riding)
