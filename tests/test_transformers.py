@@ -49,6 +49,10 @@ MODELS = {
     "vit pooling": lambda: vit(global_pool="avg", class_token=False),
     "vit pooling after the norm": lambda: vit(global_pool="avg", fc_norm=False),
     "vit class token apart": lambda: vit(no_embed_class=True),
+    "vit layer scale": lambda: vit(init_values=0.1, qkv_bias=False, proj_bias=False),
+    "vit registers": lambda: vit(reg_tokens=3, init_values=0.1),
+    "vit registers apart": lambda: vit(reg_tokens=4, no_embed_class=True, global_pool="avg", class_token=False),
+    "vit registers pooled": lambda: vit(reg_tokens=1, global_pool="avg", pool_include_prefix=True),
     "vit one head": lambda: vit(num_heads=1, depth=1, embed_dim=7),
     "vit relu": lambda: vit(act_layer=torch.nn.ReLU),
 }
@@ -276,9 +280,7 @@ def test_heads_that_nothing_writes_or_reads_do_not_hide_a_planted_symmetry():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: vit(init_values=0.1), "layer scale in block 0"),
         (lambda: vit(qk_norm=True), "a q_norm in the attention in block 0"),
-        (lambda: vit(reg_tokens=2), "register tokens"),
         (lambda: vit(pre_norm=True), "a norm before the blocks"),
         (lambda: vit(global_pool="map"), "attention pooling"),
         (lambda: vit(global_pool="max", class_token=False), "another pooling"),

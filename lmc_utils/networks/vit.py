@@ -98,6 +98,9 @@ class ViT(Stock):
         }
         if config["class_token"]:  # the table's first row is all that it starts from, if there is one for it
             layout |= {"cls_token": {"class": "1 1 r -> r"} if config["no_embed_class"] else 0}
+        if config["reg_tokens"]:  # nothing tells registers apart but what they start from
+            layout |= {"reg_token": {"registers": "1 reg r -> reg r"}}
+            sites |= {"reg": Site(Permutation, config["reg_tokens"])}
         norm = "fc_norm" if config["fc_norm"] else "norm"
         layout |= blocks | {f"{norm}.weight": 1, f"{norm}.bias": 0, "head.weight": "_ r*", "head.bias": "_"}
         watch = {"r": [f"blocks.{i}" for i in range(config["depth"])]}
@@ -108,6 +111,17 @@ class ViT(Stock):
         queries = {f"{i}.q.{part}" for i in range(self.config["depth"]) for part in ("weight", "bias")}
         scale = head_size(self.config["embed_dim"], self.config["num_heads"]) ** 0.5
         return super().decode(params | {name: params[name] * scale for name in queries})
+
+    def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
+        """What each site's writers write; of registers their lengths behind each block, which no rotation changes."""
+        found = super().activations(params, inputs)
+        if "reg" in self.spec.sites:
+            first = int(self.config["class_token"])
+            tokens = found["r"].view(
+                -1, self.module.patch_embed.num_patches + self.module.num_prefix_tokens, found["r"].shape[-1]
+            )
+            found["reg"] = tokens[:, first : first + self.config["reg_tokens"]].norm(dim=-1)
+        return found
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -123,7 +137,8 @@ class ViT(Stock):
     def settings(self) -> dict[str, Any]:
         """The arguments that the canonical form decides: all biases and the table."""
         decided = {name: value for name, value in self.config.items() if name not in ("hidden", "epsilon", "act_layer")}
-        return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": _ratio(self.config)}
+        return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": _ratio(self.config),
+                          "init_values": None}  # fmt: skip
 
 
 def _ratio(config: Mapping[str, Any]) -> float:
@@ -132,7 +147,7 @@ def _ratio(config: Mapping[str, Any]) -> float:
 
 @register("timm.models.vision_transformer.VisionTransformer")
 def canonicalize(model: VisionTransformer) -> Network:
-    """Fold norms and biases, the class token and the patch bias into the position table; exact in float64."""
+    """Fold norms, biases and layer scales, and into the position table what it adds to; exact in float64."""
     _refuse_unknown_parts(model)
     block, patches = model.blocks[0], model.patch_embed
     config = {
@@ -140,7 +155,8 @@ def canonicalize(model: VisionTransformer) -> Network:
         "num_classes": model.num_classes, "global_pool": model.global_pool, "embed_dim": model.embed_dim,
         "depth": len(model.blocks), "num_heads": block.attn.num_heads,
         "hidden": block.mlp.fc1.out_features, "class_token": model.has_class_token,
-        "no_embed_class": model.no_embed_class, "fc_norm": not isinstance(model.fc_norm, nn.Identity),
+        "no_embed_class": model.no_embed_class, "reg_tokens": model.num_reg_tokens,
+        "fc_norm": not isinstance(model.fc_norm, nn.Identity),
         "pool_include_prefix": model.pool_include_prefix, "epsilon": block.norm1.eps,
         "act_layer": type(block.mlp.act),
     }  # fmt: skip
@@ -151,12 +167,17 @@ def canonicalize(model: VisionTransformer) -> Network:
 def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
     width, apart = config["embed_dim"], config["no_embed_class"]
     rows = bias_of(w, "patch_embed.proj").expand(1, patches, -1)
-    if config["class_token"]:
-        start = w["cls_token"]
-        if not apart:
-            rows = torch.cat([start, rows], 1)
-        w["cls_token"] = centred(start, -1) if apart else 0 * start
+    before = [name for name in ("cls_token", "reg_token") if name in w]
+    if not apart:
+        rows = torch.cat([*(w[name] for name in before), rows], 1)
     w["pos_embed"] = centred(rows + w["pos_embed"] if "pos_embed" in w else rows, -1)
+    for name in before:
+        w[name] = centred(w[name], -1) if apart else 0 * w[name]
+    if config["reg_tokens"] and not apart:  # registers can change places, positions cannot
+        first = int(config["class_token"])
+        last = first + config["reg_tokens"]
+        w["reg_token"] = w["pos_embed"][:, first:last]
+        w["pos_embed"] = w["pos_embed"].index_fill(1, torch.arange(first, last), 0)
     w.pop("patch_embed.proj.bias", None)
     w["patch_embed.proj.bias"] = torch.zeros(width)
     centre(w, ["patch_embed.proj.weight"], 0)
@@ -171,6 +192,10 @@ def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
             q, rest = w[f"{qkv}.{part}"].split([width, 2 * width])
             w[f"{qkv}.{part}"] = torch.cat([q * scale, rest])
         w[f"{proj}.bias"] = bias_of(w, proj)
+        for part, layer in (("ls1", o), ("ls2", proj)):
+            if (gamma := w.pop(f"{at}.{part}.gamma", None)) is not None:
+                w[f"{layer}.weight"] = w[f"{layer}.weight"] * gamma.unsqueeze(1)
+                w[f"{layer}.bias"] = w[f"{layer}.bias"] * gamma
         centre(w, [f"{layer}.{part}" for layer in (o, proj) for part in ("weight", "bias")], 0)
         yield f"{at}."
     fold_norm(w, "fc_norm" if config["fc_norm"] else "norm", ["head"])
@@ -178,7 +203,7 @@ def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
 
 def _refuse_unknown_parts(model: VisionTransformer) -> None:
     """Raise a ValueError that names the first part of the model whose symmetries are not in the table."""
-    from timm.layers import LayerNorm, Mlp, PatchEmbed
+    from timm.layers import LayerNorm, LayerScale, Mlp, PatchEmbed
     from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block
 
@@ -192,7 +217,6 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
     demand("another patch embedding", type(model.patch_embed) is PatchEmbed, type(model.patch_embed).__name__)
     demand("a norm in the patch embedding", isinstance(model.patch_embed.norm, nn.Identity), model.patch_embed.norm)
     demand("images of any size", not model.dynamic_img_size, "dynamic_img_size")
-    demand("register tokens", model.num_reg_tokens == 0, model.num_reg_tokens)
     demand("a norm before the blocks", isinstance(model.norm_pre, nn.Identity), model.norm_pre)
     demand("attention pooling", model.attn_pool is None, type(model.attn_pool).__name__)
     demand("another pooling", model.global_pool in ("token", "avg"), f"global_pool={model.global_pool!r}")
@@ -202,9 +226,8 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
     for i, block in enumerate(model.blocks):
         demand(f"another block {i}", type(block) is Block, type(block).__name__)
         attention, where = block.attn, f"in block {i}"
-        demand(
-            f"layer scale {where}", isinstance(block.ls1, nn.Identity) and isinstance(block.ls2, nn.Identity), block.ls1
-        )
+        for part in (block.ls1, block.ls2):
+            demand(f"another scale {where}", type(part) in (nn.Identity, LayerScale), type(part).__name__)
         demand(f"another attention {where}", type(attention) is Attention, type(attention).__name__)
         for name in ("q_norm", "k_norm", "norm"):
             part = getattr(attention, name)
