@@ -277,6 +277,16 @@ def test_heads_that_nothing_writes_or_reads_do_not_hide_a_planted_symmetry():
     assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
 
 
+@pytest.mark.parametrize("options", [{"no_embed_class": True}, {"init_values": 0.1, "global_pool": "avg"}], ids=str)
+def test_activations_find_registers_that_changed_places(options):
+    network = lmc.canonicalize(vit(reg_tokens=4, **options))
+    planted = network.spec.sample(seed=2)
+    images = torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = lmc.activation_matching(network, planted(network), [(images, torch.zeros(40, dtype=torch.int64))])
+    for site in ("reg", "r", "heads.0", "ff.0", "heads.1", "ff.1"):
+        assert error(found[site].matrix(), planted.inverse()[site].matrix()) < 1e-6, site
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -113,15 +113,22 @@ class ViT(Stock):
         return super().decode(params | {name: params[name] * scale for name in queries})
 
     def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
-        """What each site's writers write; of registers their lengths behind each block, which no rotation changes."""
-        found = super().activations(params, inputs)
-        if "reg" in self.spec.sites:
-            first = int(self.config["class_token"])
-            tokens = found["r"].view(
-                -1, self.module.patch_embed.num_patches + self.module.num_prefix_tokens, found["r"].shape[-1]
-            )
-            found["reg"] = tokens[:, first : first + self.config["reg_tokens"]].norm(dim=-1)
-        return found
+        """What each site's writers write at all tokens but registers: these are numbered otherwise in each network.
+
+        Of registers their lengths behind each block, which no rotation changes.
+        """
+        found, number = super().activations(params, inputs), self.config["reg_tokens"]
+        if not number:
+            return found
+        count = self.module.patch_embed.num_patches + self.module.num_prefix_tokens
+        apart = [int(self.config["class_token"]), number, count - number - int(self.config["class_token"])]
+        kept = {}
+        for site, x in found.items():
+            first, registers, rest = x.unflatten(0, (-1, count)).split(apart, 1)
+            kept[site] = torch.cat([first, rest], 1).flatten(0, 1)
+            if site == "r":
+                kept["reg"] = registers.norm(dim=-1)
+        return kept
 
     @property
     def image(self) -> tuple[int, int, int]:
