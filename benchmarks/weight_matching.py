@@ -1,81 +1,87 @@
-"""Time and memory of folding and of weight matching, for two random networks of GPT-2 small's shapes: ``make bench``.
+"""Time and memory of folding and of weight matching, for two random networks of a known shape: ``make bench``.
 
-Run it alone: anything else on the machine falsifies the times. Folding runs in a process of its own, so that matching
-is charged with nothing that folding left behind. Memory is what Linux counts for a whole process, the interpreter and
-its libraries included.
+    python benchmarks/weight_matching.py [--shape llama-3.2-1b] [--layers 12] [--sweeps 1]
+
+Run it alone: anything else on the machine falsifies the times. Memory is what Linux counts for the whole process at its
+peak, the interpreter and its libraries included; the count begins anew before each step.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
-import tempfile
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+import transformers
+from torch import nn
 
 import lmc_utils as lmc
-from lmc_utils.networks.gpt2 import LanguageModel
+
+
+def of_transformers(name: str, **shape: object) -> Callable[..., nn.Module]:
+    """What builds a model of this class with as many layers as are asked for."""
+    kind = getattr(transformers, name)
+    return lambda **layers: kind(kind.config_class(**{**shape, **layers}))
+
+
+def resnet50(**layers: int) -> nn.Module:
+    """timm's, which has as many layers as it has."""
+    import timm
+
+    return timm.create_model("resnet50")
+
+
+#: Of what people have: vocabulary, widths and numbers of heads as in the published configurations.
+SHAPES = {
+    "gpt2": of_transformers("GPT2LMHeadModel"),
+    "pythia-160m": of_transformers("GPTNeoXForCausalLM", vocab_size=50304, hidden_size=768, num_hidden_layers=12,
+                                   num_attention_heads=12, intermediate_size=3072, rotary_pct=0.25),
+    "llama-3.2-1b": of_transformers("LlamaForCausalLM", vocab_size=128256, hidden_size=2048, num_hidden_layers=16,
+                                    num_attention_heads=32, num_key_value_heads=8, intermediate_size=8192,
+                                    head_dim=64, tie_word_embeddings=True),
+    "resnet50": resnet50,
+}  # fmt: skip
+
+
+def start_counting() -> None:
+    """Let the peak of memory be what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> float:
-    """The largest amount of memory that this process has held so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def size(networks: list[lmc.Network]) -> float:
-    """What the parameters take, in GiB."""
-    return sum(p.nbytes for network in networks for p in network.params.values()) / 2**30
-
-
-def fold(layers: int, path: Path) -> None:
-    """Make and fold two models, one after the other, and leave their parameters in a file."""
-    networks, seconds = [], 0.0
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(GPT2Config(n_layer=layers))
-        start = time.perf_counter()
-        networks.append(lmc.canonicalize(model))
-        seconds += time.perf_counter() - start
-    print(f"folding: {seconds:.1f} s for both; peak {peak():.2f} GiB, {peak() / size(networks):.2f} x both")
-    save_file({f"{i}/{name}": p for i, network in enumerate(networks) for name, p in network.params.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(networks[0].architecture.config))
-
-
-def match(sweeps: int, path: Path) -> None:
-    """Match the two networks of a file."""
-    architecture = LanguageModel.of(json.loads(path.with_suffix(".json").read_text()))
-    tensors = load_file(path)
-    networks = [
-        lmc.Network(architecture, {name[2:]: p for name, p in tensors.items() if name.startswith(f"{i}/")})
-        for i in (0, 1)
-    ]
-    both, before, start = size(networks), peak(), time.perf_counter()
-    found = lmc.weight_matching(*networks, sweeps=sweeps)
-    seconds = time.perf_counter() - start
-    print(f"weight matching: {seconds:.1f} s for {len(found.history) - 1} sweep(s); peak {peak():.2f} GiB,", end=" ")
-    print(f"{peak() / both:.2f} x both, to which matching itself added {(peak() - before) / both:.2f} x")
+    """The largest amount of memory that this process has held since, in GiB."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=12)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2")
+    parser.add_argument("--layers", type=int, help="default: those of the shape")
     parser.add_argument("--sweeps", type=int, default=1)
-    parser.add_argument("--fold", type=Path, help=argparse.SUPPRESS)  # the file that the other process is to write
     arguments = parser.parse_args()
-    if arguments.fold:
-        return fold(arguments.layers, arguments.fold)
-    print(f"two random networks of {arguments.layers} layers, in float32", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "networks.safetensors"
-        subprocess.run([sys.executable, __file__, "--layers", str(arguments.layers), "--fold", path], check=True)
-        match(arguments.sweeps, path)
+    layers = {} if arguments.layers is None else {"num_hidden_layers": arguments.layers}
+    networks, seconds = [], 0.0
+    start_counting()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = SHAPES[arguments.shape](**layers).eval()
+        start = time.perf_counter()
+        networks.append(lmc.canonicalize(model))
+        seconds += time.perf_counter() - start
+        del model
+    count = sum(p.numel() for p in networks[0].params.values())
+    both = sum(p.nbytes for network in networks for p in network.params.values()) / 2**30
+    print(f"two random networks like {arguments.shape}, {count:,} parameters each, {both:.2f} GiB both, float32")
+    print(f"folding: {seconds:.1f} s for both; peak {peak():.2f} GiB, {peak() / both:.2f} x both", flush=True)
+    start_counting()
+    before, start = peak(), time.perf_counter()
+    found = lmc.weight_matching(*networks, sweeps=arguments.sweeps)
+    seconds = time.perf_counter() - start
+    print(f"weight matching: {seconds:.1f} s for {len(found.history) - 1} sweep(s); peak {peak():.2f} GiB,", end=" ")
+    print(f"{peak() / both:.2f} x both, to which matching itself added {(peak() - before) / both:.2f} x")
 
 
 if __name__ == "__main__":

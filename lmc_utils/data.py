@@ -237,8 +237,9 @@ def load_table(name: str) -> pd.DataFrame:
     Parameters
     ----------
     name
-        ``"barriers"``: whole curves between the shipped GPT-2s and ViTs, by method and split; ``"vit-study"``;
-        ``"ablations"``; ``"cost"``.
+        ``"barriers"``: whole curves between the shipped GPT-2s, ViTs and MLPs, by method and split; ``"modern"``: the
+        same between Llamas, GPT-NeoXs and ResNet-20s; ``"simplices"``; ``"widths"``; ``"vit-study"``; ``"ablations"``;
+        ``"cost"``.
 
     Raises
     ------
