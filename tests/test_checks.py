@@ -100,6 +100,7 @@ MODELS = {
     "vit": small_vit,
     "vit pooling": lambda: small_vit(global_pool="avg", class_token=False, qkv_bias=False),
     "vit layer scale and registers": lambda: small_vit(init_values=0.1, reg_tokens=3),
+    "vit head norms": lambda: small_vit(qk_norm=True),
     "llama": lambda: of_transformers("LlamaForCausalLM", num_key_value_heads=1),
     "mistral": lambda: of_transformers("MistralForCausalLM", num_key_value_heads=3, sliding_window=4),
     "qwen2": lambda: of_transformers("Qwen2ForCausalLM", num_attention_heads=4, num_key_value_heads=2, hidden_size=16),

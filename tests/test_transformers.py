@@ -53,6 +53,9 @@ MODELS = {
     "vit registers": lambda: vit(reg_tokens=3, init_values=0.1),
     "vit registers apart": lambda: vit(reg_tokens=4, no_embed_class=True, global_pool="avg", class_token=False),
     "vit registers pooled": lambda: vit(reg_tokens=1, global_pool="avg", pool_include_prefix=True),
+    "vit head norms": lambda: vit(qk_norm=True),
+    "vit head norms, no biases": lambda: vit(qk_norm=True, qkv_bias=False, num_heads=1, depth=1, init_values=0.1),
+    "vit head norms and registers": lambda: vit(qk_norm=True, reg_tokens=2, num_heads=2),
     "vit one head": lambda: vit(num_heads=1, depth=1, embed_dim=7),
     "vit relu": lambda: vit(act_layer=torch.nn.ReLU),
 }
@@ -128,7 +131,10 @@ def test_widening_leaves_the_logits_alone_and_gives_a_stock_module(name):
     spec = network.spec
     heads, width = spec.sites["heads.0"].size, spec.sites["r"].size
     more = {site: heads + 1 for site in spec.sites if site.startswith("heads")}
-    for sizes in ({"r": 5 * heads * width}, more | {"r": 5 * (heads + 1) * width}):
+    wider = {"r": 5 * heads * width}, more | {"r": 5 * (heads + 1) * width}
+    if "head norms" in name:  # these see how many dimensions a head has
+        wider = ({site: 2 * heads for site in more} | {"r": 2 * width},)
+    for sizes in wider:
         wide = spec.sample(3, sizes=sizes)(network)
         assert {site: wide.spec.sizes[site] for site in sizes} == sizes
         assert error(wide(x), network(x)) < 1e-10
@@ -277,20 +283,21 @@ def test_heads_that_nothing_writes_or_reads_do_not_hide_a_planted_symmetry():
     assert all(error(p, network.params[key]) < 1e-6 for key, p in found(moved).params.items())
 
 
-@pytest.mark.parametrize("options", [{"no_embed_class": True}, {"init_values": 0.1, "global_pool": "avg"}], ids=str)
+@pytest.mark.parametrize("options", [{"no_embed_class": True}, {"init_values": 0.1}, {"qk_norm": True}], ids=str)
 def test_activations_find_registers_that_changed_places(options):
     network = lmc.canonicalize(vit(reg_tokens=4, **options))
     planted = network.spec.sample(seed=2)
     images = torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = lmc.activation_matching(network, planted(network), [(images, torch.zeros(40, dtype=torch.int64))])
-    for site in ("reg", "r", "heads.0", "ff.0", "heads.1", "ff.1"):
+    sites = [*["qk.0", "qk.1"] * options.get("qk_norm", False), "reg", "r", "heads.0", "ff.0", "heads.1", "ff.1"]
+    for site in sites:
         assert error(found[site].matrix(), planted.inverse()[site].matrix()) < 1e-6, site
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: vit(qk_norm=True), "a q_norm in the attention in block 0"),
+        (lambda: vit(scale_attn_norm=True), "a norm in the attention in block 0"),
         (lambda: vit(pre_norm=True), "a norm before the blocks"),
         (lambda: vit(global_pool="map"), "attention pooling"),
         (lambda: vit(global_pool="max", class_token=False), "another pooling"),

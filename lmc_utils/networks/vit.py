@@ -62,6 +62,15 @@ BLOCK: Layout = {
     "mlp.fc2.weight": {"proj.weight": "r ff*"},
     "mlp.fc2.bias": {"proj.bias": "r"},
 }
+#: Norms of queries and keys, which all heads share. Softmax does not see what keys are shifted by, and their gain may
+#: be counted among the queries'. What is left has an entry a dimension, so dimensions only change places, in all heads alike.
+NORMED: Layout = {
+    "attn.qkv.bias": {"q.bias": "[heads* qk]", "k.bias": "[heads* qk*]", "v.bias": "0: [heads ov]"},
+    "attn.q_norm.weight": {"q.gain": "qk"},
+    "attn.q_norm.bias": {"q.shift": "qk"},
+    "attn.k_norm.weight": 1,
+    "attn.k_norm.bias": 0,
+}
 
 
 class ViT(Stock):
@@ -86,11 +95,11 @@ class ViT(Stock):
         d, homogeneous = head_size(config["embed_dim"], config["num_heads"]), config["act_layer"] is nn.ReLU
         inside = {
             "heads": Site(Permutation, config["num_heads"], splits=True),
-            "qk": Site(Invertible, d, within="heads"),
+            "qk": Site(Permutation, d) if config["qk_norm"] else Site(Invertible, d, within="heads"),
             "ov": Site(Invertible, d, within="heads"),
             "ff": Site(ScaledPermutation if homogeneous else Permutation, config["hidden"], splits=homogeneous),
         }
-        blocks, sites = stacked("blocks.{}.", config["depth"], BLOCK, inside)
+        blocks, sites = stacked("blocks.{}.", config["depth"], BLOCK | (NORMED if config["qk_norm"] else {}), inside)
         layout: Layout = {
             "patch_embed.proj.weight": {"patch.weight": "r _ _ _"},
             "patch_embed.proj.bias": 0,
@@ -108,27 +117,32 @@ class ViT(Stock):
 
     def decode(self, params: Params) -> Params:
         """The parameters of the stock module, which divides queries by the square root of a head's dimensions."""
+        if self.config["qk_norm"]:  # a norm has no use for a scale
+            return super().decode(params)
         queries = {f"{i}.q.{part}" for i in range(self.config["depth"]) for part in ("weight", "bias")}
         scale = head_size(self.config["embed_dim"], self.config["num_heads"]) ** 0.5
         return super().decode(params | {name: params[name] * scale for name in queries})
 
     def activations(self, params: Params, inputs: Tensor) -> dict[str, Tensor]:
-        """What each site's writers write at all tokens but registers: these are numbered otherwise in each network.
+        """What each site's writers write, at all tokens but registers: these are numbered otherwise in each network.
 
-        Of registers their lengths behind each block, which no rotation changes.
+        Of registers their lengths behind each block, which no rotation changes. Of dimensions that all heads share, the
+        mean and the spread over the heads, which may be numbered otherwise, too.
         """
-        found, number = super().activations(params, inputs), self.config["reg_tokens"]
-        if not number:
-            return found
+        found, number, config = super().activations(params, inputs), self.config["reg_tokens"], self.config
         count = self.module.patch_embed.num_patches + self.module.num_prefix_tokens
-        apart = [int(self.config["class_token"]), number, count - number - int(self.config["class_token"])]
-        kept = {}
-        for site, x in found.items():
-            first, registers, rest = x.unflatten(0, (-1, count)).split(apart, 1)
-            kept[site] = torch.cat([first, rest], 1).flatten(0, 1)
-            if site == "r":
-                kept["reg"] = registers.norm(dim=-1)
-        return kept
+        if config["qk_norm"]:
+            norms = self.outputs(params, inputs, [f"blocks.{i}.attn.q_norm" for i in range(config["depth"])])
+            heads = [x.unflatten(0, (len(inputs), -1, count)).transpose(1, 2).flatten(0, 1) for x in norms.values()]
+            found |= {f"qk.{i}": x for i, x in enumerate(heads)}
+        if number:
+            first = int(config["class_token"])
+            tokens = {site: x.unflatten(0, (-1, count)) for site, x in found.items()}
+            found = {site: torch.cat([x[:, :first], x[:, first + number :]], 1) for site, x in tokens.items()}
+            found = {site: x.flatten(0, 1) for site, x in found.items()}
+            found["reg"] = tokens["r"][:, first : first + number].norm(dim=-1)
+        shared = [site for site in found if site.startswith("qk.") and config["qk_norm"]]
+        return found | {site: torch.cat([found[site].mean(1), found[site].std(1, correction=0)]) for site in shared}
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -163,6 +177,7 @@ def canonicalize(model: VisionTransformer) -> Network:
         "depth": len(model.blocks), "num_heads": block.attn.num_heads,
         "hidden": block.mlp.fc1.out_features, "class_token": model.has_class_token,
         "no_embed_class": model.no_embed_class, "reg_tokens": model.num_reg_tokens,
+        "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
         "fc_norm": not isinstance(model.fc_norm, nn.Identity),
         "pool_include_prefix": model.pool_include_prefix, "epsilon": block.norm1.eps,
         "act_layer": type(block.mlp.act),
@@ -195,6 +210,9 @@ def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
         fold_norm(w, f"{at}.norm2", [fc])
         fold_values(w, o, w[f"{qkv}.bias"][2 * width :])
         scale = head_size(width, config["num_heads"]) ** -0.5  # what the module divides scores by
+        if config["qk_norm"]:
+            _fold_head_norms(w, f"{at}.attn", config["num_heads"])
+            scale = 1.0
         for part in ("weight", "bias"):
             q, rest = w[f"{qkv}.{part}"].split([width, 2 * width])
             w[f"{qkv}.{part}"] = torch.cat([q * scale, rest])
@@ -206,6 +224,17 @@ def _fold(w: Weights, config: Mapping[str, Any], patches: int) -> Iterator[str]:
         centre(w, [f"{layer}.{part}" for layer in (o, proj) for part in ("weight", "bias")], 0)
         yield f"{at}."
     fold_norm(w, "fc_norm" if config["fc_norm"] else "norm", ["head"])
+
+
+def _fold_head_norms(w: Weights, at: str, heads: int) -> None:
+    """Centre what the norms of queries and keys read, and let the queries' gain and shift stand for both."""
+    for part in ("weight", "bias"):
+        q, k, v = (x.unflatten(0, (heads, -1)) for x in w[f"{at}.qkv.{part}"].chunk(3))
+        w[f"{at}.qkv.{part}"] = torch.cat([centred(q, 1), centred(k, 1), v]).flatten(0, 1)
+    gain = w[f"{at}.k_norm.weight"]
+    for part in ("weight", "bias"):
+        w[f"{at}.q_norm.{part}"] = w[f"{at}.q_norm.{part}"] * gain
+    w[f"{at}.k_norm.weight"], w[f"{at}.k_norm.bias"] = torch.ones_like(gain), torch.zeros_like(gain)
 
 
 def _refuse_unknown_parts(model: VisionTransformer) -> None:
@@ -236,9 +265,10 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
         for part in (block.ls1, block.ls2):
             demand(f"another scale {where}", type(part) in (nn.Identity, LayerScale), type(part).__name__)
         demand(f"another attention {where}", type(attention) is Attention, type(attention).__name__)
-        for name in ("q_norm", "k_norm", "norm"):
-            part = getattr(attention, name)
-            demand(f"a {name} in the attention {where}", isinstance(part, nn.Identity), type(part).__name__)
+        demand(
+            f"a norm in the attention {where}", isinstance(attention.norm, nn.Identity), type(attention.norm).__name__
+        )
+        last += [norm for norm in (attention.q_norm, attention.k_norm) if not isinstance(norm, nn.Identity)]
         demand(f"gated attention {where}", attention.gate is None, attention.gate)
         demand(f"another MLP {where}", type(block.mlp) is Mlp, type(block.mlp).__name__)
         demand(f"a norm in the MLP {where}", isinstance(block.mlp.norm, nn.Identity), block.mlp.norm)
