@@ -63,7 +63,8 @@ BLOCK: Layout = {
     "mlp.fc2.bias": {"proj.bias": "r"},
 }
 #: Norms of queries and keys, which all heads share. Softmax does not see what keys are shifted by, and their gain may
-#: be counted among the queries'. What is left has an entry a dimension, so dimensions only change places, in all heads alike.
+#: be counted among the queries'. What is left has an entry a dimension, so dimensions only change places, in all heads
+#: alike.
 NORMED: Layout = {
     "attn.qkv.bias": {"q.bias": "[heads* qk]", "k.bias": "[heads* qk*]", "v.bias": "0: [heads ov]"},
     "attn.q_norm.weight": {"q.gain": "qk"},
