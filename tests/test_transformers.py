@@ -313,6 +313,20 @@ def test_parts_that_are_not_known_are_refused_by_name(make, message):
         lmc.canonicalize(make())
 
 
+@pytest.mark.parametrize(("options", "open_"), [({"init_values": 0.3}, 0), ({"qk_norm": True, "reg_tokens": 2}, 1)])
+def test_flat_directions_of_a_vision_transformer(options, open_):
+    """With norms in the heads one direction a block stays open: gains that act alike on centred vectors, turned."""
+    small = {"embed_dim": 8, "num_heads": 2, "depth": 1, "mlp_ratio": 0.8, "img_size": 8, "patch_size": 4}
+    model = vit(**small, num_classes=5, global_pool="avg", class_token=False, **options)
+    for part in model.modules():
+        if hasattr(part, "eps"):
+            part.eps = 1e-2
+    images = torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = lmc.flat_directions(lmc.canonicalize(model), images)
+    assert not found.poor
+    assert found.flat - found.explained == open_
+
+
 def test_sizes_that_no_stock_module_has_are_refused():
     network = lmc.canonicalize(gpt2())
     with pytest.raises(ValueError, match="a multiple of its 3 heads, not 25"):

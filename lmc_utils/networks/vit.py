@@ -63,8 +63,9 @@ BLOCK: Layout = {
     "mlp.fc2.bias": {"proj.bias": "r"},
 }
 #: Norms of queries and keys, which all heads share. Softmax does not see what keys are shifted by, and their gain may
-#: be counted among the queries'. What is left has an entry a dimension, so dimensions only change places, in all heads
-#: alike.
+#: be counted among the queries'. What is left has an entry a dimension, so dimensions change places, in all heads
+#: alike. (Other gains do the same if centred vectors see the same quadratic form, turned: one direction for each block
+#: that no class here has.)
 NORMED: Layout = {
     "attn.qkv.bias": {"q.bias": "[heads* qk]", "k.bias": "[heads* qk*]", "v.bias": "0: [heads ov]"},
     "attn.q_norm.weight": {"q.gain": "qk"},
@@ -235,6 +236,7 @@ def _fold_head_norms(w: Weights, at: str, heads: int) -> None:
     gain = w[f"{at}.k_norm.weight"]
     for part in ("weight", "bias"):
         w[f"{at}.q_norm.{part}"] = w[f"{at}.q_norm.{part}"] * gain
+    w[f"{at}.q_norm.bias"] = centred(w[f"{at}.q_norm.bias"], 0)  # it meets keys, which are centred
     w[f"{at}.k_norm.weight"], w[f"{at}.k_norm.bias"] = torch.ones_like(gain), torch.zeros_like(gain)
 
 
