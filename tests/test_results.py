@@ -132,14 +132,16 @@ def test_the_table_of_modern_blocks_belongs_to_the_shipped_end_points(name):
         assert lmc.evaluate(lmc.merge(a, g(b)), test).loss == pytest.approx(losses[0.5], abs=5e-3)
 
 
-def test_modern_blocks_are_brought_closer_by_every_step():
-    """Vanilla, weight or activation matching, learned matching: in this order, for every pair and on every split."""
-    table = lmc.load_table("modern")
-    for (name, pair, split), rows in table.groupby(["set", "pair", "split"]):
+def test_modern_blocks_keep_the_order_that_the_book_tells():
+    """For every pair and on every split; of ResNets activation matching is nothing without repair."""
+    for (name, *where), rows in lmc.load_table("modern").groupby(["set", "pair", "split"]):
         heights = {method: barrier(curve) for method, curve in rows.groupby("method")}
-        start = "activation" if name == "resnet20" else "weight"
-        assert heights["learned"] < heights[start] * 0.5, (name, pair, split)
-        assert heights["learned"] < heights["learned, permutations only"], (name, pair, split)
+        assert heights["learned"] < heights["learned, permutations only"], (name, where)
+        if name == "resnet20":
+            assert heights["activation, repaired"] < 0.6 < 2 < min(heights["activation"], heights["weight"]), where
+            assert heights["learned"] < heights["learned, repaired"], where
+        else:
+            assert heights["vanilla"] > heights["activation"] > heights["weight"] > 2 * heights["learned"], where
 
 
 def test_the_standard_errors_of_a_triangle_belong_to_its_excess():
