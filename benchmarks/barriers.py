@@ -24,9 +24,9 @@ TEXTS, IMAGES = {"steps": 500}, {"steps": 1000, "batch_size": 256}
 LEARN = {"gpt2": TEXTS, "gpt2-dropout": TEXTS, "vit": IMAGES, "vit-token": IMAGES, "vit-overfit": IMAGES, "mlp": IMAGES}
 
 
-def thin(batches: Batches) -> Batches:
-    """A part of a large split, evenly spread over it."""
-    return every(batches, -(-len(batches.inputs) // (4000 if batches.inputs.is_floating_point() else 250)))
+def thin(batches: Batches, images: int = 4000) -> Batches:
+    """A part of a large split, evenly spread over it: 250 texts, or so many images."""
+    return every(batches, -(-len(batches.inputs) // (images if batches.inputs.is_floating_point() else 250)))
 
 
 def alignments(

@@ -14,11 +14,10 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from barriers import alignments
-from results import command, every, pairs, sample_measures
+from barriers import alignments, thin
+from results import command, pairs, sample_measures
 
 import lmc_utils as lmc
-from lmc_utils.data import Batches
 from lmc_utils.endpoints import PRESETS, augmentation
 
 TEXTS = {"steps": 500}
@@ -27,18 +26,13 @@ START = {"resnet20": "activation"}  # weights say little about channels behind a
 POINTS, CONTEXT = 7, 128
 
 
-def thin(batches: Batches) -> Batches:
-    """A part of a large split, evenly spread over it."""
-    return every(batches, -(-len(batches.inputs) // (2000 if batches.inputs.is_floating_point() else 250)))
-
-
 def curves(name: str, pair: tuple[int, int]) -> list[dict]:
     """One row for each method, split and lambda of one pair."""
     preset = PRESETS[name]
     data = lmc.load_data(preset.data, batch_size=50, context=CONTEXT)
     learning = replace(data, train=data.train.take(preset.samples or len(data.train.inputs)))
     splits = {"test": data.test, "validation": data.validation, "train": learning.train}
-    splits = {split: thin(batches) for split, batches in splits.items() if batches}
+    splits = {split: thin(batches, images=2000) for split, batches in splits.items() if batches}
     learn = LEARN[name] | {"augment": preset.augment and augmentation(preset.augment, data)}
     a, b = (lmc.canonicalize(lmc.load_endpoint(name, seed)) for seed in pair)
     rows, grid = [], torch.linspace(0, 1, POINTS)
@@ -57,14 +51,8 @@ def curves(name: str, pair: tuple[int, int]) -> list[dict]:
                 names = ("lambda", "loss", "accuracy", "error")
                 rows += [about | dict(zip(names, values, strict=True)) for values in columns]
                 at = excess.mean(1).argmax()
-                print(
-                    name,
-                    pair,
-                    way,
-                    split,
-                    f"{excess.mean(1)[at]:.4f} +- {errors[at]:.4f} nats, {seconds:.1f} s",
-                    flush=True,
-                )
+                height = f"{excess.mean(1)[at]:.4f} +- {errors[at]:.4f} nats"
+                print(name, pair, way, split, height, f"{seconds:.1f} s", flush=True)
     return rows
 
 

@@ -23,7 +23,7 @@ from lmc_utils.data import ASSETS, Batches
 def pairs(*names: str) -> dict[str, tuple[str, tuple[int, int]]]:
     """All pairs of seeds of some sets of shipped end points: name of the case to set and seeds."""
     shipped = lmc.list_endpoints()
-    return {f"{name}-{i}-{j}": (name, (i, j)) for name in names for i, j in combinations(shipped.get(name, []), 2)}
+    return {f"{name}-{i}-{j}": (name, (i, j)) for name in names for i, j in combinations(shipped[name], 2)}
 
 
 def every(batches: Batches, n: int) -> Batches:

@@ -27,7 +27,7 @@ def of_transformers(name: str, **shape: object) -> Callable[..., nn.Module]:
     return lambda **layers: kind(kind.config_class(**{**shape, **layers}))
 
 
-def resnet50(**layers: int) -> nn.Module:
+def resnet50() -> nn.Module:
     """timm's, which has as many layers as it has."""
     import timm
 
@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=1)
     arguments = parser.parse_args()
     layers = {} if arguments.layers is None else {"num_hidden_layers": arguments.layers}
+    if layers and arguments.shape == "resnet50":
+        parser.error("--layers: a ResNet-50 has as many as it has")
     networks, seconds = [], 0.0
     start_counting()
     for seed in (0, 1):

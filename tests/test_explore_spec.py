@@ -152,7 +152,7 @@ def test_several_networks_are_named(network: lmc.Network, make_mlp) -> None:
 def test_bad_networks_are_named(network: lmc.Network) -> None:
     with pytest.raises(ValueError, match="no network to draw"):
         explore_spec({})
-    with pytest.raises(TypeError, match=r"networks\['b'\] .*GPT2LMHeadModel"):
+    with pytest.raises(TypeError, match=r"network\['b'\] .*GPT2LMHeadModel"):
         explore_spec({"a": network, "b": gpt2()})
     with pytest.raises(TypeError, match="the name of a network"):
         explore_spec({1: network})

@@ -294,9 +294,16 @@ def test_activations_find_registers_that_changed_places(options):
         assert error(found[site].matrix(), planted.inverse()[site].matrix()) < 1e-6, site
 
 
+def half_normed() -> VisionTransformer:
+    model = vit(qk_norm=True)
+    model.blocks[1].attn.q_norm = torch.nn.Identity()
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: half_normed(), "norms in the heads of some blocks only"),
         (lambda: vit(scale_attn_norm=True), "a norm in the attention in block 0"),
         (lambda: vit(pre_norm=True), "a norm before the blocks"),
         (lambda: vit(global_pool="map"), "attention pooling"),

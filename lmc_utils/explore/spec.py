@@ -149,7 +149,7 @@ def _lines(state: dict[str, Any]) -> Iterator[list[tuple[str, list[Part]]]]:
             yield [(side, typed(name)) for side, name in (("right", left), ("left", right)) if name]
 
 
-def explore_spec(networks: Network | Mapping[str, Network], *, title: str = "", caption: str = CAPTION) -> SpecFigure:
+def explore_spec(network: Network | Mapping[str, Network], *, title: str = "", caption: str = CAPTION) -> SpecFigure:
     """An interactive figure of a type table: who writes each site, who reads it, and how a symmetry moves them.
 
     Drawn from ``network.spec`` and the shapes of the parameters alone, so it fits every architecture. Where all blocks
@@ -158,7 +158,7 @@ def explore_spec(networks: Network | Mapping[str, Network], *, title: str = "", 
 
     Parameters
     ----------
-    networks
+    network
         A network in canonical form, or several by their names, to switch between.
     title
         Stands above the figure.
@@ -179,14 +179,12 @@ def explore_spec(networks: Network | Mapping[str, Network], *, title: str = "", 
     >>> figure.data["sites"]["ff.0"]["free"]  # each unit can be scaled
     4
     """
-    if isinstance(networks, Mapping):
-        if not networks:
-            raise ValueError("there is no network to draw: give one, or several by their names")
-        for name, network in networks.items():
-            check_networks(**{f"networks[{wording('the name of a network', name)!r}]": network})
-    else:
-        check_networks(network=networks)
-        networks = {"": networks}
+    networks = network if isinstance(network, Mapping) else {"": network}
+    if not networks:
+        raise ValueError("there is no network to draw: give one, or several by their names")
+    for name, one in networks.items():
+        several = networks is network
+        check_networks(**{f"network[{wording('the name of a network', name)!r}]" if several else "network": one})
     check_words(title, caption)
     return SpecFigure({"title": title, "caption": caption, "views": [_view(*item) for item in networks.items()]})
 

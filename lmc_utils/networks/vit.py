@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..spec import Params, Site
 from ..symmetry import Invertible, Permutation, ScaledPermutation, StreamOrthogonal
-from .base import Network, builds, register
+from .base import Network, builds, capture, register
 from .fold import bias_of, centre, centred, fold_norm, fold_values
 from .layout import Layout, Stock, Weights, head_size, stacked
 from .stock import keywords
@@ -131,19 +131,20 @@ class ViT(Stock):
         Of registers their lengths behind each block, which no rotation changes. Of dimensions that all heads share, the
         mean and the spread over the heads, which may be numbered otherwise, too.
         """
-        found, number, config = super().activations(params, inputs), self.config["reg_tokens"], self.config
-        count = self.module.patch_embed.num_patches + self.module.num_prefix_tokens
-        if config["qk_norm"]:
-            norms = self.outputs(params, inputs, [f"blocks.{i}.attn.q_norm" for i in range(config["depth"])])
-            heads = [x.unflatten(0, (len(inputs), -1, count)).transpose(1, 2).flatten(0, 1) for x in norms.values()]
-            found |= {f"qk.{i}": x for i, x in enumerate(heads)}
+        config, number = self.config, self.config["reg_tokens"]
+        with capture() as seen:
+            for i in range(config["depth"] if config["qk_norm"] else 0):
+                seen.output(self.module.blocks[i].attn.q_norm, f"qk.{i}")
+            found = super().activations(params, inputs)
+            shared = {site: seen[site].transpose(1, 2).flatten(0, 1) for site in seen}  # (tokens, heads, dimensions)
+        found |= shared
         if number:
+            count = self.module.patch_embed.num_patches + self.module.num_prefix_tokens
             first = int(config["class_token"])
             tokens = {site: x.unflatten(0, (-1, count)) for site, x in found.items()}
             found = {site: torch.cat([x[:, :first], x[:, first + number :]], 1) for site, x in tokens.items()}
             found = {site: x.flatten(0, 1) for site, x in found.items()}
             found["reg"] = tokens["r"][:, first : first + number].norm(dim=-1)
-        shared = [site for site in found if site.startswith("qk.") and config["qk_norm"]]
         return found | {site: torch.cat([found[site].mean(1), found[site].std(1, correction=0)]) for site in shared}
 
     @property
@@ -262,6 +263,7 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
     demand("not exactly one last norm", len(last) == 1, last)
     demand("no linear head", type(model.head) is nn.Linear, model.head)
     demand("no convolution in the patch embedding", type(model.patch_embed.proj) is nn.Conv2d, model.patch_embed.proj)
+    first = model.blocks[0].attn
     for i, block in enumerate(model.blocks):
         demand(f"another block {i}", type(block) is Block, type(block).__name__)
         attention, where = block.attn, f"in block {i}"
@@ -271,7 +273,10 @@ def _refuse_unknown_parts(model: VisionTransformer) -> None:
         demand(
             f"a norm in the attention {where}", isinstance(attention.norm, nn.Identity), type(attention.norm).__name__
         )
-        last += [norm for norm in (attention.q_norm, attention.k_norm) if not isinstance(norm, nn.Identity)]
+        normed = [norm for norm in (attention.q_norm, attention.k_norm) if not isinstance(norm, nn.Identity)]
+        demand("norms in the heads of some blocks only", type(attention.q_norm) is type(first.q_norm), where)
+        demand(f"head norms without scale or shift {where}", not any(x.bias is None for x in normed), normed)
+        last += normed
         demand(f"gated attention {where}", attention.gate is None, attention.gate)
         demand(f"another MLP {where}", type(block.mlp) is Mlp, type(block.mlp).__name__)
         demand(f"a norm in the MLP {where}", isinstance(block.mlp.norm, nn.Identity), block.mlp.norm)
