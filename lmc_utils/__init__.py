@@ -4,9 +4,10 @@ from .checkpoints import load_model, save_model
 from .checks import check_network
 from .data import load_data, load_table
 from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
-from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry
+from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry, table
 from .landscape.average import average, merge, merge_circuits
 from .landscape.curve import Barriers, Curve, barrier, barriers, interpolate
+from .landscape.estimate import Estimate, estimate, summarize
 from .landscape.evaluate import evaluate
 from .landscape.plane import Plane, interpolate_plane
 from .landscape.prompt import Prompt, Text
@@ -47,6 +48,7 @@ __all__ = [
     "Alignment",
     "Barriers",
     "Curve",
+    "Estimate",
     "Fixed",
     "Invertible",
     "Network",
@@ -74,6 +76,7 @@ __all__ = [
     "barriers",
     "canonicalize",
     "check_network",
+    "estimate",
     "evaluate",
     "explore",
     "explore_plane",
@@ -98,6 +101,8 @@ __all__ = [
     "repair",
     "save_checkpoint",
     "save_model",
+    "summarize",
+    "table",
     "train",
     "universe_matching",
     "weight_matching",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .symmetry import LEVELS, SoftPermutation, Symmetry, check_composable
-from .table import Params, Table
+from .typed import Params, Table
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from .alignment import Alignment, act_on_site, compose
 from .arguments import choice, count
 from .symmetry import LARGEST, LEVELS
-from .table import Axis, Params, Site, Table, Touch, rows
+from .typed import Axis, Params, Site, Table, Touch, rows
 
 __all__ = ["Alignment", "Axis", "Params", "Site", "Spec", "Table", "Touch", "act_on_site", "rows"]
 

@@ -55,6 +55,7 @@ if __name__ == "__main__":  # before the libraries are imported
 import datasets
 import matplotlib
 import numpy as np
+import pandas as pd
 import timm
 import tokenizers
 import torch
@@ -892,6 +893,12 @@ def world() -> World:
     )  # fmt: skip
 
 
+@cache
+def curves() -> pd.DataFrame:
+    """A few rows of a table that ships."""
+    return lmc.load_table("barriers").query("set == 'mlp' and split == 'train'")
+
+
 class Functions(Group):
     """Public functions and methods, with arguments of which some are hostile."""
 
@@ -899,7 +906,16 @@ class Functions(Group):
     ENDLESS = ("steps", "rounds", "length", "epochs", "sweeps")  # a huge number is a wish, not a mistake
     FUNCTIONS = ("augment", "merge", "prompt", "lambdas", "wrong")
     GIVEN = ("steps", "points", "epochs", "prompt", "batch_size")  # or the defaults would take long
-    RESULTS = ("Curve", "Plane", "Simplex", "Barriers", "Text", "Symmetry", "Alignment")  # nobody makes these by hand
+    RESULTS = (
+        "Curve",
+        "Plane",
+        "Simplex",
+        "Barriers",
+        "Text",
+        "Symmetry",
+        "Alignment",
+        "Estimate",
+    )  # nobody makes these by hand
 
     @cache  # noqa: B019
     def calls(self) -> dict[str, Callable]:
@@ -953,6 +969,9 @@ class Functions(Group):
             "Network.architecture": networks[0].architecture, "Network.params": dict(networks[1].params),
             "Spec.types": networks[0].spec.types, "Spec.sites": networks[0].spec.sites, "Prompt.length": 3,
             "load_data.name": pick(("digits", "nothing")), "load_endpoint.name": "mlp", "load_table.name": "cost",
+            "table.data": {"a": {"b": 0.5}, "c": {"b": lmc.Estimate(0.5, 0.1)}}, "table.caption": "One.",
+            "table.best": "min", "table.bars": "b", "summarize.table": curves(),
+            "estimate.values": {"0-1": 0.5, "0-2": 1}, "estimate.samples": {"0-1": 0.5, "0-2": 1},
             "load_model.path": PLACE / "seeds" / pick(("gpt2", "vit")),
             "load_checkpoint.path": PLACE / "checkpoint" / "mlp",
             "save_model.path": Path("out"), "save_model.like": PLACE / "seeds" / pick(("gpt2", "vit")),

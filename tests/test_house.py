@@ -16,7 +16,7 @@ from lmc_utils.moved import MOVED
 
 FLOORS = (
     {"arguments", "progress", "storage", "style"},  # words and files, of which nothing here is about networks
-    {"spec", "alignment", "table", "symmetry"},
+    {"spec", "alignment", "typed", "symmetry"},
     {"networks", "zoo", "data", "endpoints", "checkpoints", "assets"},
     {"landscape", "train", "recipe"},
     {"matching"},

@@ -8,12 +8,14 @@ from .plane import PlaneFigure, explore_plane
 from .simplex import Triangle, explore_simplex
 from .spec import SpecFigure, explore_spec
 from .symmetry import Walk, explore_symmetry
+from .table import Table, table
 
 __all__ = [
     "Curves",
     "Figure",
     "PlaneFigure",
     "SpecFigure",
+    "Table",
     "Triangle",
     "Walk",
     "explore",
@@ -21,6 +23,7 @@ __all__ = [
     "explore_simplex",
     "explore_spec",
     "explore_symmetry",
+    "table",
     "wrap",
 ]
 

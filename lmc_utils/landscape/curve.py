@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from .average import Merge, merge
 from .evaluate import MOST, Examples, held, measure
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from ..data import Data
@@ -70,6 +71,32 @@ class Curve:
             raise ValueError(f"lambdas must be a row of numbers, the first 0 and the last 1, not {brief(self.lambdas)}")
         calibrated = {} if self.calibrated is None else {"calibrated": self.calibrated}
         same_shape(self.lambdas.shape, loss=self.loss, accuracy=self.accuracy, **calibrated)
+
+    @classmethod
+    def from_rows(cls, rows: pd.DataFrame) -> Self:
+        """Return the curve that the rows of a table hold, one row a lambda, in any order.
+
+        Parameters
+        ----------
+        rows
+            Columns ``lambda``, ``loss`` (nats) and ``accuracy`` (fractions), as in ``lmc.load_table("barriers")``.
+
+        Raises
+        ------
+        ValueError
+            If they are not one path from 0 to 1: the rows of several pairs, methods or splits, say.
+
+        Examples
+        --------
+        >>> import lmc_utils as lmc
+        >>> rows = lmc.load_table("barriers").query("set == 'mlp' and pair == '0-1' and method == 'weight'")
+        >>> lmc.Curve.from_rows(rows.query("split == 'train'")).loss.shape
+        torch.Size([7])
+        """
+        rows = rows.sort_values("lambda")
+        if rows["lambda"].duplicated().any():
+            raise ValueError(f"{len(rows)} rows hold a lambda twice: choose one set, pair, method and split")
+        return cls(*(torch.tensor(rows[column].to_numpy()) for column in ("lambda", "loss", "accuracy")))
 
     @property
     def baseline(self) -> Tensor:

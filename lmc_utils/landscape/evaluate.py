@@ -156,11 +156,8 @@ def _evaluate(
     return Evaluation(loss / total, correct / total, torch.cat(kept) if kept else torch.empty(0))
 
 
-def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
-    """The mean cross entropy after one temperature, the best for these targets, has divided the logits; in nats.
-
-    What is left of a loss when being too sure, or not sure enough, costs nothing (arXiv 1706.04599): the same for
-    all positive multiples of the logits.
+def best_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The number by which to divide logits so that their mean cross entropy with these targets is least.
 
     Parameters
     ----------
@@ -183,7 +180,16 @@ def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
     def loss(log_temperature: float) -> float:
         return cross_entropy(logits / (unit * math.exp(log_temperature)), targets).item()
 
-    return minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-3}).fun
+    return unit * math.exp(minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-3}).x)
+
+
+def calibrated_loss(logits: Tensor, targets: Tensor) -> float:
+    """The mean cross entropy after the best temperature has divided the logits, in nats.
+
+    What is left of a loss when being too sure, or not sure enough, costs nothing (arXiv 1706.04599): the same for
+    all positive multiples of the logits. Arguments and errors are those of :func:`best_temperature`.
+    """
+    return cross_entropy(logits / best_temperature(logits, targets), targets).item()
 
 
 @dataclass(frozen=True)
