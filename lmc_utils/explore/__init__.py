@@ -8,14 +8,14 @@ from .plane import PlaneFigure, explore_plane
 from .simplex import Triangle, explore_simplex
 from .spec import SpecFigure, explore_spec
 from .symmetry import Walk, explore_symmetry
-from .table import Table, table
+from .table import ResultTable, table
 
 __all__ = [
     "Curves",
     "Figure",
     "PlaneFigure",
+    "ResultTable",
     "SpecFigure",
-    "Table",
     "Triangle",
     "Walk",
     "explore",

@@ -22,7 +22,7 @@ BEST = {"min": min, "max": max}
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table with a caption, which a notebook shows as HTML and a terminal as plain text; :func:`table` makes it.
 
     Parameters
@@ -85,9 +85,9 @@ class Table:
         sides = ["" if n else ' class="lmc-left"' for n in numeric]
         return (
             f'<style data-lmc-style="{version}">{style}</style>\n'
-            f'<div class="lmc-table" role="region" aria-label="{caption}" tabindex="0"><table>\n'
-            f"<caption>{caption}</caption>\n"
-            f"<thead>{self._head(sides)}</thead>\n<tbody>\n{self._body(sides)}\n</tbody></table></div>"
+            f'<figure class="lmc-table"><figcaption>{caption}</figcaption>\n'
+            f'<div role="region" aria-label="{caption}" tabindex="0"><table aria-label="{caption}">\n'
+            f"<thead>{self._head(sides)}</thead>\n<tbody>\n{self._body(sides)}\n</tbody></table></div></figure>"
         )
 
     def _head(self, sides: list[str]) -> str:
@@ -131,7 +131,7 @@ def table(
     best: str | Mapping[Any, str] | None = None,
     digits: int = 3,
     bars: Any = None,
-) -> Table:
+) -> ResultTable:
     """Return a table of results that a notebook shows as HTML, and a terminal as plain text.
 
     Parameters
@@ -184,7 +184,7 @@ def table(
     for column in [*best, *([] if bars is None else [bars])]:
         if column not in data.columns:
             raise ValueError(f"there is no column {brief(column)}, but {brief(list(data.columns))}")
-    return Table(data, wording("caption", caption, most=1000), count("digits", digits, 0, 12), best, bars)
+    return ResultTable(data, wording("caption", caption, most=1000), count("digits", digits, 0, 12), best, bars)
 
 
 def _is_number(value: Any) -> bool:
