@@ -134,23 +134,27 @@ STATE = re.compile(
 )
 
 
-def figures(
-    notebook: nbformat.NotebookNode,
-) -> Iterator[tuple[nbformat.NotebookNode, str]]:
-    """Yield each output of a notebook that holds a figure, and the figure's state."""
+def figures(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    """Yield each output of a notebook that holds a figure or a table of the package."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if found := STATE.search(output.get("data", {}).get("text/html", "")):
-                yield output, found[1]
+            if "data-lmc-style" in output.get("data", {}).get("text/html", ""):
+                yield output
+
+
+def today(html: str) -> str:
+    """Return a figure or a table with the script, style and static twin of today."""
+    from lmc_utils.explore import restyle, wrap
+
+    state = STATE.search(html)
+    return wrap(state[1]) if state else restyle(html)
 
 
 def wrap_figures(path: Path) -> int:
-    """Give a notebook's figures today's script, style and static twin without executing it; return how many changed."""
-    from lmc_utils.explore import wrap
-
+    """Wrap a notebook's figures and tables anew without executing it; return how many changed."""
     notebook, changed = nbformat.read(path, as_version=4), 0
-    for output, state in figures(notebook):
-        anew = wrap(state)
+    for output in figures(notebook):
+        anew = today(output.data["text/html"])
         changed += anew != output.data["text/html"]
         output.data["text/html"] = anew
     if changed:

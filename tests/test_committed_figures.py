@@ -12,18 +12,18 @@ import nbformat
 import pytest
 from conftest import HTML, ROOT
 
-from lmc_utils.explore import wrap
 from lmc_utils.explore.once import once
 
 BOOK = ROOT / "book"
 tools = SimpleNamespace(**runpy.run_path(str(BOOK / "tools.py")))
 
-FIGURES = [
-    (path.stem, output.data["text/html"], state)
+ALL = [
+    (path.stem, output.data["text/html"])
     for path in sorted(BOOK.glob("*.ipynb"))
-    for output, state in tools.figures(nbformat.read(path, as_version=4))
+    for output in tools.figures(nbformat.read(path, as_version=4))
 ]
-NAMES = [f"{stem}-{i}" for i, (stem, *_) in enumerate(FIGURES)]
+FIGURES = [(stem, html) for stem, html in ALL if "data-lmc-state" in html]
+NAMES = [f"{stem}-{i}" for i, (stem, _) in enumerate(FIGURES)]
 TWIN = re.compile(r'src="data:image/svg\+xml;base64,[^"]*"')  # matplotlib's versions draw it a little differently
 
 
@@ -31,20 +31,20 @@ def test_the_book_has_figures() -> None:
     assert len(FIGURES) >= 20
 
 
-@pytest.mark.parametrize(("stem", "fragment", "state"), FIGURES, ids=NAMES)
-def test_a_committed_figure_carries_todays_script(stem: str, fragment: str, state: str) -> None:
+@pytest.mark.parametrize(("stem", "fragment"), ALL, ids=[f"{stem}-{i}" for i, (stem, _) in enumerate(ALL)])
+def test_a_committed_figure_or_table_carries_todays_script_and_style(stem: str, fragment: str) -> None:
     told = f"book/{stem}.ipynb holds an old script or style: make figures"
-    assert TWIN.sub("", wrap(state)) == TWIN.sub("", fragment), told
+    assert TWIN.sub("", tools.today(fragment)) == TWIN.sub("", fragment), told
 
 
 def test_figures_are_light(weigh: Callable[..., None]) -> None:
     """State, static twin and numbers; a page loads the scripts beside them once."""
-    bodies = [once(fragment, "_static/lmc")[0] for _, fragment, _ in FIGURES]
+    bodies = [once(fragment, "_static/lmc")[0] for _, fragment in FIGURES]
     weigh("figures", {name: len(body.encode()) / 1e3 for name, body in zip(NAMES, bodies, strict=True)}, limit=120)
 
 
 def test_a_page_loads_each_script_and_style_once() -> None:
-    first, second = (fragment for stem, fragment, _ in FIGURES if stem == "01-two-solutions")
+    first, second = (fragment for stem, fragment in FIGURES if stem == "01-two-solutions")
     alone, needed = once(first, "../_static/lmc")
     body, files = once(first + second, "../_static/lmc")
     assert files == needed

@@ -44,6 +44,18 @@ def test_the_error_over_seeds_is_that_of_a_mean_of_pairs():
     assert said == pytest.approx(true, rel=0.05)
 
 
+def test_networks_of_two_kinds_are_left_out_by_themselves():
+    """Two narrow and three wide networks, each with a term of its own: the error is that of either mean, together."""
+    draw = torch.Generator().manual_seed(0)
+    narrow, wide = (torch.randn(4000, n, generator=draw, dtype=torch.float64) for n in (2, 3))
+    found = [lmc.estimate({f"narrow {i}-wide {j}": (x[i] + y[j]).item() for i in range(2) for j in range(3)})
+             for x, y in zip(narrow, wide, strict=True)]  # fmt: skip
+    said = torch.tensor([one.seeds for one in found]).square().mean().sqrt().item()
+    assert said == pytest.approx(math.sqrt(1 / 2 + 1 / 3), rel=0.05)
+    one_narrow = lmc.estimate({f"narrow 0-wide {j}": x for j, x in enumerate((1.0, 2.0, 3.0))})
+    assert one_narrow.seeds == pytest.approx(1 / math.sqrt(3))
+
+
 def test_one_pair_has_no_error_over_seeds():
     assert lmc.estimate({"0-1": 0.5}, {"0-1": 0.1}) == (0.5, None, 0.1)
     assert str(lmc.estimate({"0-1": 0.5}, {"0-1": 0.1})) == "0.500 ± 0.100"
@@ -154,6 +166,7 @@ def test_numbers_read_well(value, text):
         (lambda: lmc.table(ROWS, "x", digits=-1), ValueError, "digits must be"),
         (lambda: lmc.table(ROWS, 5), TypeError, "caption must be a str"),
         (lambda: lmc.estimate({}), ValueError, "values must have seeds for keys"),
+        (lambda: lmc.estimate({"0-1": 1.0, "0": 1.0}), ValueError, "values must have seeds for keys"),
         (lambda: lmc.estimate({"0-": 1.0}), ValueError, "values must have seeds for keys"),
         (lambda: lmc.estimate({"0-1": "high"}), TypeError, r"values\['0-1'\] must be a"),
         (lambda: lmc.estimate({"0-1": NAN}), ValueError, "must be a finite number"),

@@ -8,7 +8,7 @@ from .plane import PlaneFigure, explore_plane
 from .simplex import Triangle, explore_simplex
 from .spec import SpecFigure, explore_spec
 from .symmetry import Walk, explore_symmetry
-from .table import ResultTable, table
+from .table import ResultTable, restyle, table
 
 __all__ = [
     "Curves",
@@ -23,6 +23,7 @@ __all__ = [
     "explore_simplex",
     "explore_spec",
     "explore_symmetry",
+    "restyle",
     "table",
     "wrap",
 ]

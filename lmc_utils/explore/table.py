@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEST = {"min": min, "max": max}
+STYLE = re.compile(r'<style data-lmc-style="table-\w+">.*?</style>', re.S)
+
+
+def _style() -> str:
+    """Today's style sheet, with the name of its version: a page loads it once (:mod:`lmc_utils.explore.once`)."""
+    style = (FOLDER / "table.css").read_text(encoding="utf-8")
+    return f'<style data-lmc-style="table-{hashlib.sha256(style.encode()).hexdigest()[:8]}">{style}</style>'
+
+
+def restyle(fragment: str) -> str:
+    """Return a piece of a page with today's style sheet in place of the one that its table came with.
+
+    Examples
+    --------
+    >>> fragment = table({"a": {"b": 1}}, "One.")._repr_html_()
+    >>> restyle(fragment.replace("max-width", "min-width")) == fragment
+    True
+    """
+    return STYLE.sub(lambda _: _style(), fragment)
 
 
 @dataclass(frozen=True)
@@ -79,12 +99,10 @@ class ResultTable:
         return found
 
     def _repr_html_(self) -> str:
-        style = (FOLDER / "table.css").read_text(encoding="utf-8")
-        version = f"table-{hashlib.sha256(style.encode()).hexdigest()[:8]}"
         caption, numeric = escape(self.caption), [any(map(_is_number, column)) for _, column in self.frame.items()]
         sides = ["" if n else ' class="lmc-left"' for n in numeric]
         return (
-            f'<style data-lmc-style="{version}">{style}</style>\n'
+            f"{_style()}\n"
             f'<figure class="lmc-table"><figcaption>{caption}</figcaption>\n'
             f'<div role="region" aria-label="{caption}" tabindex="0"><table aria-label="{caption}">\n'
             f"<thead>{self._head(sides)}</thead>\n<tbody>\n{self._body(sides)}\n</tbody></table></div></figure>"

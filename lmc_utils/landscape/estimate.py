@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..arguments import brief, choice, instance, number
@@ -43,7 +43,9 @@ def estimate(values: Mapping[str, float], samples: Mapping[str, float] | None = 
     Parameters
     ----------
     values
-        What was measured, by the seeds it was measured on: ``{"0-1": .54, "0-2": .57, "1-2": .51}``.
+        What was measured, by the seeds it was measured on: ``{"0-1": .54, "0-2": .57, "1-2": .51}``. Where first and
+        second networks are of two kinds, give their seeds different names, ``"narrow 0-wide 1"``: each kind is left
+        out by itself.
     samples
         For each of these the standard error over samples. All pairs are measured on the same samples, so that these
         errors go together: their mean is the error of the mean.
@@ -51,14 +53,15 @@ def estimate(values: Mapping[str, float], samples: Mapping[str, float] | None = 
     Returns
     -------
     Estimate
-        Without an error over seeds if nothing is left once one seed is left out.
+        Without an error over seeds if nothing is left once a seed is left out. A kind of which there is one network
+        only adds nothing to the error.
 
     Raises
     ------
     TypeError
         If values is no mapping, or a value no number.
     ValueError
-        If there is no value, a key is empty, or samples has other keys.
+        If there is no value, a key is empty or longer than another, or samples has other keys.
 
     Examples
     --------
@@ -67,21 +70,36 @@ def estimate(values: Mapping[str, float], samples: Mapping[str, float] | None = 
     """
     instance("values", values, Mapping)
     values = {tuple(str(key).split("-")): number(f"values[{key!r}]", value) for key, value in values.items()}
-    if not values or not all(all(key) for key in values):
+    if not values or len(set(map(len, values))) > 1 or not all(all(key) for key in values):
         raise ValueError(f"values must have seeds for keys, such as '0-1', but has {brief([*map('-'.join, values)])}")
-    left = []
-    for seed in {seed for key in values for seed in key}:
-        rest = [value for key, value in values.items() if seed not in key]
-        left.append(sum(rest) / len(rest) if rest else math.nan)
-    middle, n = sum(left) / len(left), len(left)
-    error = math.sqrt((n - 1) / n * sum((x - middle) ** 2 for x in left))
+    variances = [x for seeds in _populations(values) if (x := _jackknife(values, seeds)) is not None]
     over_samples = None
     if samples is not None:
         instance("samples", samples, Mapping)
         if {tuple(str(key).split("-")) for key in samples} != set(values):
             raise ValueError(f"samples must have the keys of values, not {brief(list(samples))}")
         over_samples = sum(number(f"samples[{key!r}]", x, 0) for key, x in samples.items()) / len(samples)
-    return Estimate(sum(values.values()) / len(values), None if math.isnan(error) else error, over_samples)
+    error = math.sqrt(sum(variances)) if variances else None
+    return Estimate(sum(values.values()) / len(values), error, over_samples)
+
+
+def _populations(keys: Iterable[tuple[str, ...]]) -> list[set[str]]:
+    """The seeds that stand for each other: those of all places of a key, but for places that share no seed."""
+    found: list[set[str]] = []
+    for seeds in map(set, zip(*keys, strict=True)):
+        met = [population for population in found if population & seeds]
+        found = [population for population in found if population not in met] + [seeds.union(*met)]
+    return found
+
+
+def _jackknife(values: Mapping[tuple[str, ...], float], seeds: set[str]) -> float | None:
+    """The variance of the mean over the draw of these seeds; None if nothing is left without one of them."""
+    rest = [[value for key, value in values.items() if seed not in key] for seed in seeds]
+    if not all(rest):
+        return None
+    left = [sum(some) / len(some) for some in rest]
+    middle, n = sum(left) / len(left), len(left)
+    return (n - 1) / n * sum((x - middle) ** 2 for x in left)
 
 
 def summarize(table: pd.DataFrame, measure: str = "loss") -> pd.DataFrame:
