@@ -99,6 +99,21 @@ def test_outputs_are_clean(code):
             assert not re.search(r"\r|\d%\||it/s|s/it", text), f"debris of a progress bar: {text!r}"
 
 
+def test_a_figure_comes_before_the_eleventh_line_of_code(code):
+    lines = 0
+    for cell in code:
+        if not {"hide-input", "hide-cell", "remove-cell"} & set(cell.metadata.get("tags", [])):
+            lines += len(cell.source.splitlines())
+        if any("data-lmc-state" in output.get("data", {}).get("text/html", "") for output in cell.outputs):
+            break
+    assert lines <= 10, "fold the cell under its figure: tag hide-input"
+
+
+def test_means_and_their_errors_are_in_tables(code):
+    printed = [output.text for cell in code for output in cell.outputs if output.output_type == "stream"]
+    assert not [text for text in printed if re.search(r"\+-|±", text)], "lmc.table shows them"
+
+
 def test_first_cell_opens_colab(path, notebook):
     slug = tools.repository_url().removeprefix("https://github.com/")
     cell = notebook.cells[0]

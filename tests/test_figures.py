@@ -384,7 +384,7 @@ def test_several_on_one_page(page: Page, troubles: Troubles, tmp_path: Path) -> 
     figures.nth(1).locator("input[type=range]").fill("20")
     figures.nth(2).locator("input[type=range]").fill("3")
     figures.nth(2).get_by_role("radio", name="weight matching").check()
-    expect_numbers(figures.nth(0), 7, make_curves())
+    expect_numbers(figures.nth(0), 12, make_curves())  # it opens half way, where the difference is
     expect(figures.nth(0).get_by_role("radio", name="vanilla")).to_be_checked()
     expect_numbers(figures.nth(2), 3, make_curves())
 

@@ -19,7 +19,7 @@ function render({ model, el }) {
   const nearest = (lambda) =>
     lambdas.reduce((best, x, i) => (Math.abs(x - lambda) < Math.abs(lambdas[best] - lambda) ? i : best), 0);
   const on = methods.map(() => true);
-  let at = nearest(0.3),
+  let at = nearest(0.5),
     split = 0,
     chosen = Math.max(
       0,
