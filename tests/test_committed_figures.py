@@ -54,6 +54,14 @@ def test_a_page_loads_each_script_and_style_once() -> None:
     assert len(alone) < len(first) - 30_000, "the page itself holds neither"
 
 
+def test_no_page_shows_the_title_of_a_form() -> None:
+    if not HTML.is_dir():
+        pytest.skip("the book is not built: run `make book` to look at its pages")
+    pages = {page.name: page.read_text(encoding="utf-8") for page in HTML.glob("book/*.html")}
+    assert sum("Show the solution" in text for text in pages.values()) >= 10
+    assert not [name for name, text in pages.items() if "@title" in text]
+
+
 def test_every_built_page_loads_its_figures_from_files() -> None:
     if not HTML.is_dir():
         pytest.skip("the book is not built: run `make book` to look at its pages")

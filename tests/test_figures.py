@@ -74,6 +74,24 @@ def test_slider(plain: Locator) -> None:
         expect(slider).to_have_attribute("aria-valuetext", f"λ = {round(at / 24, 3):g}")
 
 
+MEET = """figure => [...figure.querySelectorAll('.lmc-panel')].flatMap(panel => {
+  const box = (node) => node.getBoundingClientRect();
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const handle = box(panel.querySelector('.lmc-handle'));
+  return [...panel.querySelectorAll('text.lmc-click')]
+    .filter((text) => text.style.visibility !== 'hidden' && meet(box(text), handle))
+    .map((text) => text.textContent);
+})"""
+
+
+def test_the_handle_covers_no_name(plain: Locator) -> None:
+    slider, names = plain.locator("input[type=range]"), plain.locator("text.lmc-click")
+    assert names.filter(visible=True).count() == names.count() > 3, "it opens where no name is in the way"
+    for at in range(25):
+        slider.fill(str(at))
+        assert plain.evaluate(MEET) == [], f"position {at}"
+
+
 @pytest.mark.parametrize("target", ["input[type=range]", ".lmc-panel >> nth=0", ".lmc-panel >> nth=1"])
 def test_keys(plain: Locator, page: Page, target: str) -> None:
     plain.locator(target).focus()

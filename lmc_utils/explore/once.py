@@ -1,4 +1,4 @@
-"""A Sphinx extension: every script and style sheet of the figures is one file, which a page loads once."""
+"""A Sphinx extension: a page loads every script and style sheet of its figures once, and shows no titles of forms."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ PART = re.compile(
     r'<(?P<tag>style|script) data-lmc-(?:style|script)="(?P<name>[\w-]+)">(?P<source>.*?)</(?P=tag)>',
     re.S,
 )
+# The first line of a cell that Colab folds into a form: a page has a button in its place.
+TITLE = re.compile(r'(?<=<pre><span></span>)<span class="c1"># @title [^<]*</span>\n+')
 LOAD = {
     "style": ("css", '<link rel="stylesheet" href="{}">'),
     "script": ("js", '<script src="{}"></script>'),
@@ -55,7 +57,8 @@ def load_once(app: Any, page: str, template: str, context: dict[str, Any], tree:
     """Write the files that a page needs, and have it load each of them once."""
     if "body" not in context:
         return
-    context["body"], files = once(context["body"], context["pathto"]("_static/lmc", resource=True))
+    body = TITLE.sub("", context["body"])
+    context["body"], files = once(body, context["pathto"]("_static/lmc", resource=True))
     target = Path(app.outdir, "_static", "lmc")
     target.mkdir(parents=True, exist_ok=True)
     for name, source in files.items():

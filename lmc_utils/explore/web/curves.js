@@ -31,7 +31,7 @@ function render({ model, el }) {
 
   // --- elements
   const panels = PANELS.map((panel) => ({
-    ...{ width: 0, height: 0, x: null, y: null, lines: [], taken: [] }, // known once it is drawn
+    ...{ width: 0, height: 0, x: null, y: null, lines: [], taken: [], named: [] }, // known once it is drawn
     ...panel,
     rule: s("g"),
     rows: s("g"),
@@ -238,6 +238,7 @@ function render({ model, el }) {
     }
     const taken = [],
       thin = [dense(xs, base)];
+    panel.named = [];
     const { barrier, barrier_at } = curve(chosen);
     if (panel.barrier && barrier > 0) {
       const i = nearest(barrier_at),
@@ -273,25 +274,30 @@ function render({ model, el }) {
       line: dense(xs, curve(m)[panel.field].map(panel.y)),
     }));
     const room = [LEFT, TOP - 14, panel.width, panel.height - BOTTOM];
-    return placeLabels(wanted, thin, taken, room, LINE + 2).flatMap((place, i) => {
-      const { m } = wanted[i];
-      if (place) taken.push(place[2]);
-      return place
-        ? [
-            s(
-              "text",
-              {
-                ...look(methods[m], "lmc-label lmc-click"),
-                x: place[0],
-                y: place[1] + 4,
-                "text-anchor": "middle",
-                onclick: () => choose(m),
-              },
-              methods[m].name,
-            ),
-          ]
-        : [];
+    return placeLabels(wanted, thin, [...taken, handle(panel)], room, LINE + 2).flatMap((place, i) => {
+      if (!place) return [];
+      const { m } = wanted[i],
+        [x, y, box] = place;
+      const node = s(
+        "text",
+        {
+          ...look(methods[m], "lmc-label lmc-click"),
+          ...{ x, y: y + 4, "text-anchor": "middle" },
+          onclick: () => choose(m),
+        },
+        methods[m].name,
+      );
+      taken.push(box);
+      panel.named.push({ node, box });
+      return [node];
     });
+  }
+
+  // What the handle covers, with its grips.
+  function handle(panel) {
+    const px = panel.x(lambdas[at]),
+      py = panel.y(curve(chosen)[panel.field][at]);
+    return [px - 19, py - 11, px + 19, py + 11];
   }
 
   // Place of the number for the excess: beside its bracket, clear of other lines and labels if possible; above or below a short one.
@@ -328,7 +334,12 @@ function render({ model, el }) {
         low = y(straight(own, at)),
         delta = panel.barrier ? now.excess[at] : own[at] - straight(own, at);
       const text = signed(delta),
-        [tx, ty] = beside(panel, px, top, low, 7.5 * text.length);
+        half = 3.75 * text.length,
+        [tx, ty] = beside(panel, px, top, low, 2 * half);
+      for (const { node, box } of panel.named) {
+        const met = [handle(panel), [tx - half, ty - 9, tx + half, ty + 9]].some((other) => meet(box, other));
+        node.style.visibility = met ? "hidden" : "";
+      }
       panel.rule.replaceChildren(
         s("path", { class: "lmc-rule", d: `M${px} ${TOP - 14}V${height - BOTTOM}` }),
         s(
