@@ -114,6 +114,14 @@ def test_means_and_their_errors_are_in_tables(code):
     assert not [text for text in printed if re.search(r"\+-|±", text)], "lmc.table shows them"
 
 
+def test_a_plot_has_a_name_a_caption_and_words_for_who_does_not_see_it(code):
+    plots = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    for cell in plots:
+        rendered = cell.metadata.get("mystnb", {})
+        assert len(rendered.get("image", {}).get("alt", "")) > 60, cell.source
+        assert {"caption", "name"} <= rendered.get("figure", {}).keys(), cell.source
+
+
 def test_first_cell_opens_colab(path, notebook):
     slug = tools.repository_url().removeprefix("https://github.com/")
     cell = notebook.cells[0]
