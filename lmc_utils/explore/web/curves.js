@@ -47,7 +47,6 @@ function render({ model, el }) {
     }),
   }));
   for (const panel of panels) panel.svg.append(panel.rule, panel.rows, panel.marks);
-  const plots = h("div", { class: "lmc-plots" }, ...panels.map((panel) => h("div", {}, panel.svg)));
   const slider = h("input", {
     type: "range",
     min: 0,
@@ -56,9 +55,10 @@ function render({ model, el }) {
     "aria-label": "λ, the place between network A and network B",
     ...FOCUS,
   });
-  const endLabel = h("span", { "aria-hidden": "true" });
   const buttons = toggles(methods, "methods shown", toggle);
-  const says = h("p", { class: "lmc-says", "aria-live": "polite" });
+  buttons.classList.add("lmc-checks");
+  const says = h("p", { class: "lmc-says" }),
+    [crier, tell] = announcer();
   const cell = (field) => h("td", { "data-field": field });
   const rows = methods.map((method, i) =>
     h(
@@ -93,7 +93,14 @@ function render({ model, el }) {
     ),
     h("tbody", {}, ...rows),
   );
-  const strip = h("div", { class: "lmc-strip" });
+  const strip = h("div", { class: "lmc-strip" }),
+    told = texts || images.some(Boolean);
+  const [loss, accuracy] = panels.map((panel) => h("div", { "data-area": panel.field }, panel.svg));
+  const body = h(
+    "div",
+    { class: told ? "lmc-body lmc-told" : "lmc-body" },
+    ...[loss, h("div", { class: "lmc-slide" }, slider), says, strip, accuracy],
+  );
   const figure = frame(
     el,
     "curves",
@@ -105,6 +112,7 @@ function render({ model, el }) {
         ? radios(splits, "data split", `${group}s`, (i) => {
             split = i;
             update(true);
+            tell(says.textContent);
           })
         : null,
     ],
@@ -112,11 +120,9 @@ function render({ model, el }) {
       ["Plots as SVG", () => save("curves.svg", "image/svg+xml", drawing(panels.map((p) => p.svg)))],
       ["Numbers as CSV", saveNumbers],
     ],
-    plots,
-    h("div", { class: "lmc-slide" }, h("span", { "aria-hidden": "true" }, "A"), slider, endLabel),
-    says,
-    strip,
+    body,
     table,
+    crier,
   );
 
   // --- events
@@ -139,6 +145,7 @@ function render({ model, el }) {
     if (on[i] && on.filter(Boolean).length === 1) {
       update(false); // an animation that still runs would overwrite the text
       says.textContent = "One method stays: switch another one on first.";
+      tell(says.textContent);
       return;
     }
     on[i] = !on[i];
@@ -150,6 +157,7 @@ function render({ model, el }) {
     chosen = i;
     on[i] = true;
     update(true);
+    tell(says.textContent);
   }
   function saveNumbers() {
     const lines = [["method", "split", "lambda", "loss", "excess", "accuracy"]];
@@ -186,13 +194,14 @@ function render({ model, el }) {
   };
 
   function size() {
-    const wide = plots.clientWidth >= 620;
+    const wide = body.clientWidth >= 620;
     for (const panel of panels) {
       panel.width = panel.svg.parentNode.clientWidth;
-      panel.height = wide ? clamp(0.34 * plots.clientWidth, 250, 310) : panel.barrier ? 222 : 196;
+      panel.height = wide && !told ? clamp(0.34 * body.clientWidth, 250, 310) : panel.barrier ? 230 : 186;
       resize(panel.svg, panel.width, panel.height);
       panel.x = scale(0, 1, LEFT, panel.width - RIGHT);
     }
+    if (texts) strip.style.setProperty("--room", `${tallest()}px`);
   }
 
   function draw(panel, [low, high], settled) {
@@ -281,9 +290,8 @@ function render({ model, el }) {
       const node = s(
         "text",
         {
-          ...look(methods[m], "lmc-label lmc-click"),
+          ...look(methods[m], "lmc-label lmc-tag"),
           ...{ x, y: y + 4, "text-anchor": "middle" },
-          onclick: () => choose(m),
         },
         methods[m].name,
       );
@@ -374,7 +382,7 @@ function render({ model, el }) {
       panel.svg.setAttribute("aria-valuetext", `${where}, ${field} ${show(own[at])}`);
     }
     slider.value = at;
-    slider.setAttribute("aria-valuetext", where);
+    slider.setAttribute("aria-valuetext", `${where}, loss ${show(now.loss[at])}`);
     rows.forEach((row, m) => {
       const c = curve(m),
         text = { loss: c.loss[at], excess: c.excess[at], accuracy: c.accuracy[at], barrier: c.barrier };
@@ -383,21 +391,30 @@ function render({ model, el }) {
       row.querySelector("small").style.visibility = c.barrier > 0 ? "" : "hidden";
     });
     const excess = now.excess[at];
-    const level =
-      excess === 0
-        ? "on the straight line"
-        : `${show(Math.abs(excess))} ${excess > 0 ? "above" : "below"} the straight line`;
-    says.textContent = `At ${where} the loss of ${method.name} is ${show(now.loss[at])} nats, ${level} between its ends; its accuracy is ${show(now.accuracy[at])}.`;
+    const level = excess === 0 ? "on" : `${show(Math.abs(excess))} ${excess > 0 ? "above" : "below"}`;
+    says.textContent = `At ${where} ${method.name} has a loss of ${show(now.loss[at])} nats, ${level} the straight line, and an accuracy of ${show(now.accuracy[at])}.`;
     answer();
   }
 
-  // --- sampled texts; the space fits three texts of four, so that the numbers below seldom move
+  // --- sampled texts
   const whose = () =>
     h("b", { class: "lmc-method", style: look(methods[chosen]).style }, methods[chosen].name);
-  const lines = (texts?.written ?? [])
-    .flatMap((by) => by?.tokens ?? [])
-    .map((tokens) => (texts.prompt + tokens.join("")).split("\n").length)
-    .sort((x, y) => x - y);
+  const page = (tokens, nats) =>
+    h(
+      "p",
+      { class: "lmc-text" },
+      h("b", {}, texts.prompt),
+      ...tokens.map((token, k) => h("span", nats ? { style: `--nats:${nats[k]}` } : {}, token)),
+    );
+  // The height of the longest text: all have its room, so that nothing below them moves.
+  function tallest() {
+    const pages = texts.written.flatMap((by) => by?.tokens ?? []).map((tokens) => page(tokens));
+    const pile = h("div", { class: "lmc-pile" }, ...pages);
+    strip.append(pile);
+    const heights = pages.map((one) => one.offsetHeight);
+    pile.remove();
+    return Math.max(0, ...heights);
+  }
   function write() {
     const written = texts.written[chosen];
     strip.replaceChildren(
@@ -409,22 +426,17 @@ function render({ model, el }) {
         written ? ` writes at λ = ${place(lambdas[at])}` : " writes was not kept.",
       ),
     );
-    if (written)
-      strip.append(
-        h(
-          "p",
-          { class: "lmc-text", style: `--lines:${lines[Math.floor(0.75 * lines.length)]}` },
-          h("b", {}, texts.prompt),
-          ...written.tokens[at].map((token, k) =>
-            h("span", { style: `--nats:${written.nats[at][k]}` }, token),
-          ),
-        ),
-        h(
-          "p",
-          { class: "lmc-note" },
-          "The prompt is bold. The stronger the wash behind a token, the less the network expected it. Chance is the same at every λ: only the network changes.",
-        ),
-      );
+    if (!written) return;
+    const text = page(written.tokens[at], written.nats[at]);
+    strip.append(
+      text,
+      h(
+        "p",
+        { class: "lmc-note" },
+        "The prompt is bold. The stronger the wash behind a token, the less the network expected it. Chance is the same at every λ: only the network changes.",
+      ),
+    );
+    if (text.scrollHeight > text.clientHeight) text.tabIndex = 0; // keys scroll it
   }
 
   // --- predictions for single images
@@ -479,7 +491,7 @@ function render({ model, el }) {
   }
 
   function update(animate) {
-    if (!plots.clientWidth) return;
+    if (!body.clientWidth) return;
     if (!domains) size();
     [...buttons.children].forEach((button, i) => button.setAttribute("aria-pressed", String(on[i])));
     rows.forEach((row, i) => {
@@ -487,7 +499,6 @@ function render({ model, el }) {
       row.classList.toggle("lmc-chosen", i === chosen);
       row.querySelector("input").checked = i === chosen;
     });
-    endLabel.textContent = methods[chosen].end;
     figure.setAttribute("style", look(methods[chosen]).style);
     stop();
     const target = panels.flatMap(domain);
@@ -502,7 +513,7 @@ function render({ model, el }) {
     size();
     update(false);
   });
-  watch.observe(plots);
+  watch.observe(body);
   return () => {
     stop();
     watch.disconnect();

@@ -82,21 +82,19 @@ const stepTo = ({ right, up, page, end }, at, n) =>
 const onKeys = (node, place, n, move) => onPress(node, (press) => move(stepTo(press, place(), n)));
 
 // Pointer anywhere in a node: the mouse moves at once; a finger once it goes sideways, or taps (up and down scrolls the page).
-// A finger on the grip moves at once, too. Elements with a click handler can be dragged, but a click on them does not move the marker.
+// A finger on the grip moves at once, too.
 const onDrag = (node, move, grip) => {
   grip?.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   let start = null,
-    going = false,
-    click = null;
+    going = false;
   const follow = (event) => {
-    node.setPointerCapture(event.pointerId); // not before: it takes the click, too
+    node.setPointerCapture(event.pointerId);
     move(event);
   };
   node.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     start = event;
-    click = event.target.closest(".lmc-click");
-    going = !click && (event.pointerType !== "touch" || grip?.contains(event.target));
+    going = event.pointerType !== "touch" || grip?.contains(event.target);
     node.focus({ preventScroll: true });
     if (going) follow(event);
     event.preventDefault();
@@ -108,7 +106,7 @@ const onDrag = (node, move, grip) => {
     if (going) follow(event);
   });
   node.addEventListener("pointerup", (event) => {
-    if (start && (going || !click)) move(event);
+    if (start) move(event);
     start = null;
   });
   node.addEventListener("pointercancel", () => (start = null));
@@ -268,6 +266,19 @@ const frame = (el, kind, { title, caption }, name, controls, items, ...parts) =>
   );
   el.replaceChildren(figure);
   return figure;
+};
+
+// A text for screen readers, and how to set it: of all that is told within half a second they hear the last.
+const announcer = () => {
+  const node = h("p", { class: "lmc-hidden", "aria-live": "polite" });
+  let timer;
+  return [
+    node,
+    (text) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => (node.textContent = text), 500);
+    },
+  ];
 };
 
 // A name for a group of radio buttons that no other figure in the page uses.
