@@ -46,7 +46,7 @@ def expect_at(figure: Locator, place: tuple[int, int, int], split: str = "test",
         expect(read(figure, name, "barrier")).to_have_text(show(float(f"{row[split].barrier:.5g}")))
     where = ", ".join(f"{round(100 * x / N)} % {name}" for x, name in zip(place, "ABC", strict=True))
     expect(figure.locator(".lmc-panel").first).to_have_attribute("aria-valuetext", where)
-    expect(figure.locator("[aria-live=polite]")).to_contain_text(f"At {where} the loss of {chosen} is")
+    expect(figure.locator(".lmc-says")).to_contain_text(f"At {where} the loss of {chosen} is")
 
 
 def test_it_opens_at_the_barycentre(triangle: Locator) -> None:

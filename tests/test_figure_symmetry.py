@@ -70,7 +70,7 @@ def test_images_move_with_what_was_moved(figure: Locator) -> None:
 
 def test_text_and_live_text(figure: Locator, walk: Walk) -> None:
     state = json.loads(walk.state)
-    slider, written, says = (figure.locator(c) for c in ("input[type=range]", ".lmc-written", "[aria-live=polite]"))
+    slider, written, says = (figure.locator(c) for c in ("input[type=range]", ".lmc-written", ".lmc-says"))
     slider.press("End")
     assert written.text_content() == state["prompt"] + state["texts"][0][0]
     assert written.locator("em").text_content() == ""

@@ -72,7 +72,8 @@ function render({ model, el }) {
     "straight lines",
     walk,
   );
-  const says = h("p", { class: "lmc-says", "aria-live": "polite" });
+  const says = h("p", { class: "lmc-says" }),
+    [crier, tell] = announcer();
   frame(
     el,
     "plane",
@@ -85,6 +86,7 @@ function render({ model, el }) {
     ],
     plots,
     says,
+    crier,
   );
 
   // --- events
@@ -268,7 +270,8 @@ function render({ model, el }) {
     );
     says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on && height !== "0" ? `, ${height} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
     profile.setAttribute("aria-valuenow", lambda);
-    profile.setAttribute("aria-valuetext", says.textContent);
+    profile.setAttribute("aria-valuetext", `λ = ${place(lambda)}, loss ${show(now.loss)}`);
+    if (document.activeElement !== profile) tell(says.textContent); // a slider says its own value
   }
 
   const watch = new ResizeObserver(draw);

@@ -46,14 +46,15 @@ function render({ model, el }) {
   const profile = panel("Place on the walk around the triangle", 3 * n, drawn, spot);
   const plots = h("div", { class: "lmc-plots" }, h("div", {}, map), h("div", {}, profile));
   const buttons = toggles(methods, "method shown", choose);
-  const says = h("p", { class: "lmc-says", "aria-live": "polite" }),
+  const says = h("p", { class: "lmc-says" }),
+    [crier, tell] = announcer(),
     strip = h("div", { class: "lmc-strip" });
   const head = (name, i) => h("th", { scope: "col" }, h("span", i ? {} : { class: "lmc-hidden" }, name));
   const rows = methods.map((method, i) =>
     h(
       "tr",
       { "data-method": method.name, onclick: () => choose(i) },
-      h("th", { scope: "row" }, method.name),
+      h("th", { scope: "row", ...look(method) }, swatch(method), " ", method.name),
       ...FIELDS.map((field) => h("td", { "data-field": field })),
       h("td", {}, h("span", { "data-field": "barrier" }), h("small", { "data-field": "at" })),
     ),
@@ -69,6 +70,7 @@ function render({ model, el }) {
         ? radios(splits, "data split", uniqueGroup(), (i) => {
             split = i;
             draw();
+            tell(says.textContent);
           })
         : null,
     ],
@@ -85,6 +87,7 @@ function render({ model, el }) {
       h("thead", {}, h("tr", {}, ...["method", ...FIELDS, "barrier"].map(head))),
       h("tbody", {}, ...rows),
     ),
+    crier,
   );
 
   // --- events
@@ -96,6 +99,7 @@ function render({ model, el }) {
   function choose(i) {
     chosen = i;
     draw();
+    tell(says.textContent);
   }
   onDrag(
     map,

@@ -5,7 +5,7 @@ function render({ model, el }) {
   const state = JSON.parse(model.get("state"));
   const { header, ways, distance, change, labels, answers, picture, prompt, texts, blocks } = state;
   const n = change[0].length;
-  let at = n >> 1,
+  let at = 0,
     way = 0;
 
   // --- elements
@@ -18,7 +18,8 @@ function render({ model, el }) {
     "aria-label": "the way from the identity to a random element",
     ...FOCUS,
   });
-  const says = h("p", { class: "lmc-says", "aria-live": "polite" });
+  const says = h("p", { class: "lmc-says" }),
+    [crier, tell] = announcer();
   const bars = labels.map((label, i) =>
     h(
       "li",
@@ -41,6 +42,7 @@ function render({ model, el }) {
       radios(ways, "what moves the weights", uniqueGroup(), (i) => {
         way = i;
         update();
+        tell(says.textContent);
       }),
     ],
     [
@@ -71,6 +73,7 @@ function render({ model, el }) {
         "div",
         { class: "lmc-blocks" },
         ...images.map((image, i) => h("p", { class: "lmc-note" }, image, blocks[i].name)),
+        h("p", { class: "lmc-note lmc-key" }, "weight: negative ", h("i"), " positive"),
       ),
       h(
         "div",
@@ -92,6 +95,7 @@ function render({ model, el }) {
       h("thead", {}, h("tr", {}, ...header.map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, ...rows),
     ),
+    crier,
   );
 
   // --- events
@@ -129,7 +133,7 @@ function render({ model, el }) {
       row.children[2].textContent = power(change[w][at]);
     });
     slider.value = at;
-    slider.setAttribute("aria-valuetext", far);
+    slider.setAttribute("aria-valuetext", `${far}, a logit moved by ${power(change[way][at])}`);
     says.textContent = `${ways[way]}, ${far}: the weights have moved by ${show(distance[way][at])} of their norm, a logit by ${power(change[way][at])} at most.`;
   }
   update();
