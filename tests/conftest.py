@@ -64,9 +64,9 @@ def hub(tmp_path, monkeypatch) -> None:
 def weigh(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """``weigh(what, weights, limit)`` holds weights in kB, by name, against a limit; all are printed at the end."""
 
-    def hold(what: str, weights: dict[str, float], limit: float) -> None:
-        record_property("weights", [what, weights, limit])
-        assert not {name: weight for name, weight in weights.items() if weight > limit}, f"more than {limit} kB"
+    def hold(what: str, weights: dict[str, float], limit: float, unit: str = "kB") -> None:
+        record_property("weights", [what, weights, limit, unit])
+        assert not {name: weight for name, weight in weights.items() if weight > limit}, f"more than {limit} {unit}"
 
     return hold
 
@@ -76,10 +76,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for group in terminalreporter.stats.values() for report in group]
     calls = [report for report in reports if getattr(report, "when", "") == "call"]  # teardown repeats the properties
     properties = [entry for report in calls for entry in report.user_properties]
-    for what, weights, limit in (value for key, value in properties if key == "weights"):
-        terminalreporter.section(f"{what}: {limit} kB at most")
+    for what, weights, limit, unit in (value for key, value in properties if key == "weights"):
+        terminalreporter.section(f"{what}: {limit} {unit} at most")
         for name, weight in weights.items():
-            terminalreporter.line(f"{name:<32.32} {weight:4.0f} kB {'█' * round(40 * weight / limit)}")
+            terminalreporter.line(f"{name:<32.32} {weight:5.4g} {unit} {'█' * round(40 * weight / limit)}")
 
 
 def write_table(folder: Path, splits: dict[str, dict[str, list]], features: datasets.Features | None = None) -> Path:

@@ -24,7 +24,7 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import HTML, ROOT
 from IPython.core.inputtransformer2 import TransformerManager
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
@@ -752,6 +752,8 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     assert not watched.wrong
     assert page.locator("html").get_attribute("data-theme") == scheme
 
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # sets the formulas that are far from the screen, too
+    page.wait_for_function("!document.querySelector('mjx-lazy')")
     assert page.locator("article .math").evaluate_all(UNSET) == [], "mathematics that is not set"
     assert page.locator("mjx-container[tabindex='0']").count() == 0, "the Tab key stops at formulas"
     assert page.locator("meta[name=description]").count() == ("/html/book/" in page.url)
@@ -777,6 +779,36 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     assert not {found["id"]: [node["html"] for node in found["nodes"]] for found in grave}
 
     assert not watched.wrong
+
+
+# What a reader waits for: the longest time that a page does not answer, and how much of it jumps while it loads.
+FIRST_SECOND = """window.first = { longest: 0, shift: 0 };
+const seen = (type, note) =>
+  new PerformanceObserver((list) => list.getEntries().forEach(note)).observe({ type, buffered: true });
+seen("longtask", (entry) => (first.longest = Math.max(first.longest, entry.duration)));
+seen("layout-shift", (entry) => (first.shift += entry.value));"""
+
+
+def test_the_first_second(html: Path, browser: Browser, weigh: Callable[..., None]):
+    """Of every page the bytes it asks for, its longest task and its layout shift.
+
+    Other tests run beside this one and make every task longer: alone, the longest is near 200 ms.
+    """
+    weights, tasks, shifts = {}, {}, {}
+    for path in sorted(html.glob("book/*.html")):
+        with browser.new_context(offline=True, viewport={"width": 1280, "height": 900}) as context:
+            page, asked = context.new_page(), set()
+            page.on("request", lambda request, asked=asked: asked.add(request.url))
+            page.add_init_script(FIRST_SECOND)
+            page.goto(path.as_uri())
+            page.wait_for_timeout(1500)
+            first = page.evaluate("first")
+        weights[path.stem] = sum(local(url).stat().st_size for url in asked if url.startswith("file:")) / 1e3
+        tasks[path.stem], shifts[path.stem] = first["longest"], first["shift"]
+    weigh("all that a page loads", weights, limit=3400)
+    weigh("longest task", tasks, limit=1000, unit="ms")
+    moving = {"api-figures", "glossary", "references"}  # a line of theirs breaks elsewhere when the font comes
+    weigh("layout shift", {name: shift for name, shift in shifts.items() if name not in moving}, limit=0.1, unit="")
 
 
 @pytest.mark.parametrize(
