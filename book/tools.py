@@ -304,16 +304,15 @@ def build(root: Path = ROOT) -> None:
 
 
 # One icon of Font Awesome's script: name:[width, height, [other names], code, outlines].
-ICON = r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[([^\]]*)\],"\w+",(?:"[^"]*"|\[[^\]]*\])\]'
+ICON = r'"?[a-z0-9-]+"?:\[\d+,\d+,\[[^\]]*\],"\w+",(?:"[^"]*"|\[[^\]]*\])\]'
 
 
 def keep_icons(pages: Path) -> None:
     """Leave in the theme's script of 2,000 icons (1.5 MB a page) those that a page or another script names."""
-    script = pages / "_static" / "scripts" / "fontawesome.js"
-    texts = [
-        *pages.rglob("*.html"),
-        *(path for path in pages.rglob("_static/scripts/*.js") if path != script),
-    ]
+    scripts = pages / "_static" / "scripts"
+    texts = {*pages.rglob("*.html"), *scripts.glob("*.js")} - {
+        scripts / "fontawesome.js"
+    }
     used = {
         name
         for path in texts
@@ -323,19 +322,21 @@ def keep_icons(pages: Path) -> None:
     }
 
     def kept(icons: re.Match) -> str:
-        named = [
-            (icon[0], {icon[1], *re.findall(r"[a-z0-9-]+", icon[2])})
-            for icon in re.finditer(ICON, icons[0])
-        ]
-        return "{" + ",".join(text for text, names in named if names & used) + "}"
+        named = {
+            icon: re.findall(r"[a-z0-9-]+", icon.partition('],"')[0])
+            for icon in re.findall(ICON, icons[0])
+        }
+        return (
+            "{"
+            + ",".join(icon for icon, names in named.items() if used & {*names})
+            + "}"
+        )
 
-    whole = THEME.joinpath("static", "scripts", "fontawesome.js").read_text(
-        encoding="utf-8"
+    whole = THEME / "static" / "scripts" / "fontawesome.js"
+    few = re.sub(
+        rf"\{{{ICON}(?:,{ICON})*\}}", kept, whole.read_text(encoding="utf-8")
     )
-    group = re.sub(r"\((?!\?)", "(?:", ICON)
-    script.write_text(
-        re.sub(rf"\{{{group}(?:,{group})*\}}", kept, whole), encoding="utf-8"
-    )
+    scripts.joinpath("fontawesome.js").write_text(few, encoding="utf-8")
 
 
 def repository_url(root: Path = ROOT) -> str:

@@ -792,7 +792,7 @@ seen("layout-shift", (entry) => (first.shift += entry.value));"""
 def test_the_first_second(html: Path, browser: Browser, weigh: Callable[..., None]):
     """Of every page the bytes it asks for, its longest task and its layout shift.
 
-    Other tests run beside this one and make every task longer: alone, the longest is near 200 ms.
+    Other tests run beside this one and make every task longer: hence the wide limit.
     """
     weights, tasks, shifts = {}, {}, {}
     for path in sorted(html.glob("book/*.html")):

@@ -45,7 +45,8 @@ def expect_at(figure: Locator, place: tuple[int, int, int], split: str = "test",
             expect(read(figure, name, field)).to_have_text(show(0.0 if abs(value) < 1e-9 else float(f"{value:.5g}")))
         expect(read(figure, name, "barrier")).to_have_text(show(float(f"{row[split].barrier:.5g}")))
     where = ", ".join(f"{round(100 * x / N)} % {name}" for x, name in zip(place, "ABC", strict=True))
-    expect(figure.locator(".lmc-panel").first).to_have_attribute("aria-valuetext", where)
+    loss = show(float(f"{make_split_simplices()[chosen][split].loss[at].item():.5g}"))
+    expect(figure.locator(".lmc-panel").first).to_have_attribute("aria-valuetext", f"{where}, loss {loss}")
     expect(figure.locator(".lmc-says")).to_contain_text(f"At {where} the loss of {chosen} is")
 
 

@@ -58,7 +58,7 @@ function render({ model, el }) {
   const buttons = toggles(methods, "methods shown", toggle);
   buttons.classList.add("lmc-checks");
   const says = h("p", { class: "lmc-says" }),
-    [crier, tell] = announcer();
+    [crier, tell] = announcer(says);
   const cell = (field) => h("td", { "data-field": field });
   const rows = methods.map((method, i) =>
     h(
@@ -112,7 +112,7 @@ function render({ model, el }) {
         ? radios(splits, "data split", `${group}s`, (i) => {
             split = i;
             update(true);
-            tell(says.textContent);
+            tell();
           })
         : null,
     ],
@@ -145,7 +145,7 @@ function render({ model, el }) {
     if (on[i] && on.filter(Boolean).length === 1) {
       update(false); // an animation that still runs would overwrite the text
       says.textContent = "One method stays: switch another one on first.";
-      tell(says.textContent);
+      tell();
       return;
     }
     on[i] = !on[i];
@@ -157,7 +157,7 @@ function render({ model, el }) {
     chosen = i;
     on[i] = true;
     update(true);
-    tell(says.textContent);
+    tell();
   }
   function saveNumbers() {
     const lines = [["method", "split", "lambda", "loss", "excess", "accuracy"]];
@@ -402,7 +402,7 @@ function render({ model, el }) {
   const page = (tokens, nats) =>
     h(
       "p",
-      { class: "lmc-text" },
+      { class: "lmc-text", ...FOCUS },
       h("b", {}, texts.prompt),
       ...tokens.map((token, k) => h("span", nats ? { style: `--nats:${nats[k]}` } : {}, token)),
     );
@@ -510,7 +510,7 @@ function render({ model, el }) {
   }
 
   const watch = new ResizeObserver(() => {
-    size();
+    domains = null; // measured again
     update(false);
   });
   watch.observe(body);

@@ -73,7 +73,7 @@ function render({ model, el }) {
     walk,
   );
   const says = h("p", { class: "lmc-says" }),
-    [crier, tell] = announcer();
+    [crier, tell] = announcer(says);
   frame(
     el,
     "plane",
@@ -271,7 +271,7 @@ function render({ model, el }) {
     says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on && height !== "0" ? `, ${height} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
     profile.setAttribute("aria-valuenow", lambda);
     profile.setAttribute("aria-valuetext", `λ = ${place(lambda)}, loss ${show(now.loss)}`);
-    if (document.activeElement !== profile) tell(says.textContent); // a slider says its own value
+    if (document.activeElement !== profile) tell(); // a slider says its own value
   }
 
   const watch = new ResizeObserver(draw);

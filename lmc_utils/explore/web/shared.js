@@ -268,15 +268,15 @@ const frame = (el, kind, { title, caption }, name, controls, items, ...parts) =>
   return figure;
 };
 
-// A text for screen readers, and how to set it: of all that is told within half a second they hear the last.
-const announcer = () => {
+// For screen readers: a node, and how to tell there what `says` says. They hear the last of all told within half a second.
+const announcer = (says) => {
   const node = h("p", { class: "lmc-hidden", "aria-live": "polite" });
   let timer;
   return [
     node,
-    (text) => {
+    () => {
       clearTimeout(timer);
-      timer = setTimeout(() => (node.textContent = text), 500);
+      timer = setTimeout(() => (node.textContent = says.textContent), 500);
     },
   ];
 };

@@ -47,7 +47,7 @@ function render({ model, el }) {
   const plots = h("div", { class: "lmc-plots" }, h("div", {}, map), h("div", {}, profile));
   const buttons = toggles(methods, "method shown", choose);
   const says = h("p", { class: "lmc-says" }),
-    [crier, tell] = announcer(),
+    [crier, tell] = announcer(says),
     strip = h("div", { class: "lmc-strip" });
   const head = (name, i) => h("th", { scope: "col" }, h("span", i ? {} : { class: "lmc-hidden" }, name));
   const rows = methods.map((method, i) =>
@@ -70,7 +70,7 @@ function render({ model, el }) {
         ? radios(splits, "data split", uniqueGroup(), (i) => {
             split = i;
             draw();
-            tell(says.textContent);
+            tell();
           })
         : null,
     ],
@@ -99,7 +99,7 @@ function render({ model, el }) {
   function choose(i) {
     chosen = i;
     draw();
-    tell(says.textContent);
+    tell();
   }
   onDrag(
     map,
@@ -261,7 +261,7 @@ function render({ model, el }) {
       [profile, Math.max(0, t)],
     ]) {
       node.setAttribute("aria-valuenow", value);
-      node.setAttribute("aria-valuetext", mix(at));
+      node.setAttribute("aria-valuetext", `${mix(at)}, loss ${show(loss[at])}`);
     }
     rows.forEach((row, m) => {
       const one = now(m),

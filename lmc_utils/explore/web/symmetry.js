@@ -19,7 +19,7 @@ function render({ model, el }) {
     ...FOCUS,
   });
   const says = h("p", { class: "lmc-says" }),
-    [crier, tell] = announcer();
+    [crier, tell] = announcer(says);
   const bars = labels.map((label, i) =>
     h(
       "li",
@@ -42,7 +42,7 @@ function render({ model, el }) {
       radios(ways, "what moves the weights", uniqueGroup(), (i) => {
         way = i;
         update();
-        tell(says.textContent);
+        tell();
       }),
     ],
     [
