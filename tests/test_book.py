@@ -764,6 +764,7 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     icons = page.locator(".bd-header-article svg.svg-inline--fa, .bd-header-article i[class*='fa-']")
     assert icons.count() > 0
     assert all(box["width"] > 8 for box in map(lambda icon: icon.bounding_box(), icons.all()) if box)
+    assert page.locator("svg.svg-inline--fa g.missing").count() == 0, "an icon that the build left out"
 
     targets = page.locator("a[href], img[src]").evaluate_all("found => found.map(e => e.href || e.src)")
     lost = {url for url in targets if url.startswith("file:") and not local(url).exists()}
