@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import lmc_utils as lmc
 from lmc_utils.assets.make_data import update_checksums
 from lmc_utils.data import ASSETS, Batches
+from lmc_utils.landscape.evaluate import best_temperature
 
 
 def pairs(*names: str) -> dict[str, tuple[str, tuple[int, int]]]:
@@ -38,13 +39,20 @@ def sample_losses(network: lmc.Network, batches: Batches) -> Tensor:
 
 
 @torch.no_grad()
-def sample_measures(network: lmc.Network, batches: Batches) -> Tensor:
-    """Loss and accuracy of each image, or of each text their means over the tokens, shape (2, samples), float64."""
+def sample_measures(network: lmc.Network, batches: Batches, calibrate: bool = False) -> Tensor:
+    """Loss and accuracy of each image, or of each text their means over the tokens, shape (2, samples), float64.
+
+    With ``calibrate`` the logits are first divided by the one temperature that is best for all of these samples.
+    """
+    temperature = 1.0
+    if calibrate:
+        logits, targets = (torch.cat(x) for x in zip(*((network(x), y) for x, y in batches), strict=True))
+        temperature = best_temperature(logits.flatten(0, -2), targets.flatten())
     found = []
     for x, y in batches:
-        logits = network(x).movedim(-1, 1)
-        both = cross_entropy(logits, y, reduction="none"), (logits.argmax(1) == y).double()
-        found.append(torch.stack([each.reshape(len(x), -1).double().mean(1) for each in both]))
+        logits, targets = network(x).flatten(0, -2) / temperature, y.flatten()
+        both = cross_entropy(logits, targets, reduction="none"), (logits.argmax(1) == targets).double()
+        found.append(torch.stack([each.view(len(x), -1).double().mean(1) for each in both]))
     return torch.cat(found, 1)
 
 

@@ -237,9 +237,8 @@ def load_table(name: str) -> pd.DataFrame:
     Parameters
     ----------
     name
-        ``"barriers"``: whole curves between the shipped GPT-2s, ViTs and MLPs, by method and split; ``"modern"``: the
-        same between Llamas, GPT-NeoXs and ResNet-20s; ``"simplices"``; ``"widths"``; ``"vit-study"``; ``"ablations"``;
-        ``"cost"``.
+        ``"barriers"``: whole curves between all end points that ship in three seeds, by method and split, with standard
+        errors over samples; ``"simplices"``; ``"widths"``; ``"vit-study"``; ``"ablations"``; ``"cost"``.
 
     Raises
     ------

@@ -91,7 +91,7 @@ class Curve:
         >>> import lmc_utils as lmc
         >>> rows = lmc.load_table("barriers").query("set == 'mlp' and pair == '0-1' and method == 'weight'")
         >>> lmc.Curve.from_rows(rows.query("split == 'train'")).loss.shape
-        torch.Size([7])
+        torch.Size([17])
         """
         rows = rows.sort_values("lambda")
         if rows["lambda"].duplicated().any():

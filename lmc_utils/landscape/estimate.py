@@ -148,8 +148,8 @@ def summarize(table: pd.DataFrame, measure: str = "loss") -> pd.DataFrame:
         curves = {pair: Curve.from_rows(curve) for pair, curve in rows.groupby("pair")}
         samples = None
         if "error" in rows and measure == "loss":
-            samples = {pair: errors.sort_values("lambda").error.iloc[int(curves[pair].excess.argmax())]
-                       for pair, errors in rows.groupby("pair")}  # fmt: skip
+            errors = rows.set_index(["pair", "lambda"]).error
+            samples = {pair: errors[pair, curve.barrier_at] for pair, curve in curves.items()}
         found[key] = estimate({pair: getattr(curve, height) for pair, curve in curves.items()}, samples)
     series = pd.Series(list(found.values()), pd.MultiIndex.from_tuples(found, names=keys), dtype=object)
     frame = series.unstack("split", sort=False).rename_axis(columns=None)

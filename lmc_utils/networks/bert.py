@@ -15,7 +15,7 @@ from torch import Tensor
 from ..spec import Site
 from ..symmetry import Fixed, Permutation
 from .base import Network, register
-from .fold import centre, fold_norm, fold_values
+from .fold import centre, fold_mean, fold_norm, fold_values
 from .gpt2 import ACTIVATIONS
 from .layout import Layout, Weights, stacked
 from .pretrained import Pretrained, block_sites, demand
@@ -102,7 +102,7 @@ def _fold(w: Weights, config: Mapping[str, Any]) -> Iterator[str]:
     stem, word = _stem(config), f"{_stem(config)}embeddings.word_embeddings.weight"
     for name in ("position", "token_type"):  # what all of them add, words may add
         table = f"{stem}embeddings.{name}_embeddings.weight"
-        w[word], w[table] = w[word] + w[table].mean(0), w[table] - w[table].mean(0)
+        fold_mean(w, table, word)
         centre(w, [word, table], 1)
     norm = f"{stem}embeddings.LayerNorm"
     for i in range(config["num_hidden_layers"]):

@@ -28,6 +28,12 @@ def centre(w: Weights, names: Iterable[str], axis: int) -> None:
         w[name] = centred(w[name], axis)
 
 
+def fold_mean(w: Weights, table: str, into: str) -> None:
+    """Move the mean row of an embedding table into another table: each token reads one row of both, and adds them."""
+    mean = w[table].mean(0)
+    w[table], w[into] = w[table] - mean, w[into] + mean
+
+
 def bias_of(w: Weights, layer: str, axis: int = 1) -> Tensor:
     """The bias of a layer; zeros if it has none."""
     if f"{layer}.bias" in w:

@@ -14,7 +14,7 @@ from torch import nn
 from ..spec import Params, Site
 from ..symmetry import Fixed, StreamOrthogonal, Symmetry
 from .base import Network, builds, register
-from .fold import centre, fold_norm, fold_values
+from .fold import centre, fold_mean, fold_norm, fold_values
 from .layout import Layout, Weights, head_size, stacked
 from .pretrained import Pretrained, block_sites, demand
 from .stock import from_config
@@ -138,7 +138,9 @@ def canonicalize(model: PreTrainedModel) -> Network:
 
 def _fold(w: Weights, given: Any, kind: type[GPT2]) -> Iterator[str]:
     width, d = given.n_embd, given.n_embd // given.n_head
-    centre(w, (f"{kind.stem}wte.weight", f"{kind.stem}wpe.weight"), 1)
+    words, positions = f"{kind.stem}wte.weight", f"{kind.stem}wpe.weight"
+    fold_mean(w, positions, words)
+    centre(w, (words, positions), 1)
     for i in range(given.n_layer):
         at = f"{kind.stem}h.{i}"
         qkv, o, fc, proj = (f"{at}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
