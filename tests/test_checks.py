@@ -105,6 +105,7 @@ MODELS = {
     "mistral": lambda: of_transformers("MistralForCausalLM", num_key_value_heads=3, sliding_window=4),
     "qwen2": lambda: of_transformers("Qwen2ForCausalLM", num_attention_heads=4, num_key_value_heads=2, hidden_size=16),
     "qwen3": lambda: of_transformers("Qwen3ForCausalLM", num_key_value_heads=1, head_dim=6),
+    "olmo2": lambda: of_transformers("Olmo2ForCausalLM", num_key_value_heads=1),
     # what transformers prefers for experts takes no float64
     "mixtral": lambda: of_transformers(
         "MixtralForCausalLM", num_key_value_heads=1, num_local_experts=3, experts_implementation="eager"

@@ -9,6 +9,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -17,12 +19,14 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import lmc_utils as lmc
 from lmc_utils.networks.base import BUILDERS
-from lmc_utils.symmetry import Rotary, RotarySign
+from lmc_utils.spec import Site
+from lmc_utils.symmetry import Orthogonal, Permutation, Rotary, RotarySign
 
 SMALL = {"vocab_size": 23, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 5, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 0,
@@ -32,6 +36,7 @@ KINDS = {
     "mistral": (MistralForCausalLM, MistralConfig),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config),
 }
 
 
@@ -45,7 +50,7 @@ def make(kind: str = "llama", seed: int = 0, **options: object) -> PreTrainedMod
         for p in model.parameters():
             p.add_(0.4 * torch.randn_like(p))
         for name, p in model.named_parameters():
-            if name.endswith("q_norm.weight"):
+            if name.endswith(("q_norm.weight", "post_attention_layernorm.weight")):
                 p[:2] *= -1
     return model
 
@@ -68,6 +73,11 @@ MODELS = {
     "qwen3": lambda: make("qwen3", head_dim=4),
     "qwen3, biases": lambda: make("qwen3", head_dim=6, attention_bias=True, num_key_value_heads=4),
     "qwen3, one pair, one layer": lambda: make("qwen3", head_dim=2, num_key_value_heads=1, num_hidden_layers=1),
+    "olmo2": lambda: make("olmo2"),
+    "olmo2, one key head, one layer, tied": lambda: make(
+        "olmo2", num_key_value_heads=1, num_hidden_layers=1, tie_word_embeddings=True
+    ),
+    "olmo2, as many key heads as heads, biases": lambda: make("olmo2", num_key_value_heads=4, attention_bias=True),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_class = pytest.mark.parametrize("allow", ["permutation", "orthogonal", "invertible"])
@@ -80,7 +90,7 @@ def in_double(monkeypatch) -> None:
     def norm(self: LlamaRMSNorm, x: torch.Tensor) -> torch.Tensor:
         return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
 
-    for cls in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
+    for cls in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, Olmo2RMSNorm):
         monkeypatch.setattr(cls, "forward", norm)
 
 
@@ -140,7 +150,7 @@ def test_stock_norms_round_to_single_precision_and_nothing_else_does(name):
 
 @pytest.mark.parametrize(
     ("name", "free"),
-    [("llama, as many key heads as heads, biases", 86), ("qwen2", 62), ("qwen3", 102)],
+    [("llama, as many key heads as heads, biases", 86), ("qwen2", 62), ("qwen3", 102), ("olmo2", 26)],
 )
 def test_the_table_explains_every_direction_that_leaves_the_logits_alone(name, free, in_double):
     found = lmc.flat_directions(lmc.canonicalize(MODELS[name]()), tokens(100))
@@ -164,6 +174,32 @@ def test_signs_and_scales_of_gains_are_not_seen(in_double):
     assert distance(lmc.canonicalize(model), network) < 1e-10
 
 
+def test_signs_of_gains_behind_a_layer_are_not_seen(in_double):
+    model = make("olmo2", attention_bias=True)
+    before, network = logits(model), lmc.canonicalize(model)
+    layer = model.model.layers[1]
+    with torch.no_grad():
+        for p in (layer.post_attention_layernorm.weight, layer.self_attn.o_proj.weight, layer.self_attn.o_proj.bias):
+            p[3:] *= -1
+        for p in (layer.post_feedforward_layernorm.weight, layer.mlp.down_proj.weight):
+            p[:4] *= -1
+    assert error(logits(model), before) < 1e-10
+    assert distance(lmc.canonicalize(model), network) < 1e-10
+
+
+def test_gains_behind_layers_leave_a_signed_permutation_of_the_stream(in_double):
+    network = lmc.canonicalize(make("olmo2"))
+    spec, still = network.spec, network.spec.identity()
+    assert (spec.sites["r"].symmetry, spec.sites["sign"]) == (Permutation, Site(Orthogonal, 1, within="r"))
+    g = spec.sample(0)
+    signed = lmc.Alignment(spec, {**still.maps, "r": g["r"], "sign": g["sign"]})
+    lmc.assert_invariant(network, signed, tokens())
+    moved = signed.act(network.params)
+    assert (moved["0.o.gain"] > 0).all()  # it is reordered
+    assert error(moved["0.o.gain"].sort().values, network.params["0.o.gain"].sort().values) == 0
+    assert not torch.allclose(moved["0.o.gain"], network.params["0.o.gain"])
+
+
 def test_value_biases_of_a_group_go_into_the_output_bias_where_there_is_one():
     with_output, without = lmc.canonicalize(make(attention_bias=True)), lmc.canonicalize(make("qwen2"))
     assert ("0.v.bias" in with_output.params, "0.o.bias" in with_output.params) == (False, True)
@@ -174,7 +210,8 @@ def test_value_biases_of_a_group_go_into_the_output_bias_where_there_is_one():
 def test_activations_have_the_shapes_of_the_sites(name):
     network = lmc.canonicalize(MODELS[name]())
     seen, spec = network.activations(tokens()), network.spec
-    for site in [site for site in spec.sites if site.partition(".")[0] not in ("kv", "q")]:
+    units = {"kv", "q", "r"} if "sign" in spec.sites else {"kv", "q"}  # seen by what is inside them
+    for site in [site for site in spec.sites if site.partition(".")[0] not in units]:
         assert len(seen[site]) % 33 == 0
         assert seen[site].shape[-1] == spec.sizes[site]
 

@@ -14,7 +14,7 @@ from ..landscape.evaluate import activations_of
 from ..networks.base import Network, check_networks, in_full, widening
 from ..spec import Alignment, Spec, Touch
 from .balance import balanced
-from .likeness import free, order, tree
+from .likeness import free, order, spaces, tree
 from .weight import solved_by
 
 
@@ -165,6 +165,8 @@ def activation_matching(
             continue
         if written := [space for space in seen if site in _axes(spec, space) and _readers(spec, space) and inside]:
             cost = sum(_written(a, b, g, site, space, seen[space].means()) for space in written)
+        elif shown := [space for space in spaces(spec, site) if space in seen]:
+            cost = sum(_shown(a, b, g, site, space, seen[space].means(), classes) for space in shown)
         elif site in seen:
             cost = _answered(a, b, g, site, seen[site].compared())
         else:
@@ -179,13 +181,16 @@ def activation_matching(
 
 
 def _readers(spec: Spec, site: str) -> list[Touch]:
-    """The weights that read the innermost of heads, units or experts in order to write what is outside of them."""
-    own = tree(spec, site)
+    """The weights that read the innermost of heads, units or experts in order to write what is outside of them.
+
+    What is outside has been matched before. Where it has not, as what reads the dimensions of a stream that have a sign
+    each, what they write says nothing.
+    """
+    sites, root = order(spec), tree(spec, site)[0]
+    matched = sites[: sites.index(root)]
 
     def leaves(touch: Touch) -> bool:
-        return touch.dual and any(
-            axis.site and not axis.dual and axis.site not in own for axis in spec.axes(touch.name)
-        )
+        return touch.dual and any(not axis.dual and axis.site in matched for axis in spec.axes(touch.name))
 
     innermost = spec.ancestors(site) and not free(spec, site)
     return [touch for touch in spec.touching(site) if leaves(touch)] if innermost else []
@@ -209,6 +214,13 @@ def _answered(a: Network, b: Network, g: Alignment, site: str, moment: Tensor) -
     beside = [name for name in tree(spec, site) if name in axes and name not in (*around, site)]
     pairs = _pairs(a, b, g, [*around, *beside], site, axes, moment)[:, :, 0, :, 0]
     return pairs.reshape(*spec.batch(site), -1, *pairs.shape[1:]).sum(-3)
+
+
+def _shown(a: Network, b: Network, g: Alignment, site: str, space: str, moment: Tensor, classes: Spec) -> Tensor:
+    """How alike the units of a and those of b are by what is seen in a space inside them: (..., m, n)."""
+    pairs = _pairs(a, b, g, a.spec.ancestors(site), site, _axes(a.spec, space), moment).transpose(2, 3)
+    alike = classes.sites[space].symmetry.alike(pairs, torch.zeros_like(pairs))
+    return alike.reshape(*a.spec.batch(site), *alike.shape[1:])
 
 
 def _written(a: Network, b: Network, g: Alignment, site: str, space: str, moment: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..spec import Site
-from ..symmetry import Invertible, Permutation, RMSOrthogonal, Rotary, RotarySign
+from ..symmetry import Invertible, Permutation, RMSOrthogonal, Rotary, RotarySign, Symmetry
 from .base import Network, builds, register
 from .fold import fold_norm, fold_values
 from .gpt2 import ACTIVATIONS
@@ -64,6 +65,20 @@ def llama(**config: Any) -> LlamaForCausalLM:
     return from_config(LlamaForCausalLM, LlamaConfig, config)
 
 
+def group_sites(config: Mapping[str, Any], turned: type[Symmetry]) -> dict[str, Site]:
+    """The sites of a block whose query heads share keys and values in groups, with gated units."""
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    d = config.get("head_dim") or head_size(config["hidden_size"], heads)
+    return {
+        "kv": Site(Permutation, groups),
+        "q": Site(Permutation, head_size(heads, groups), within="kv"),
+        "qk": Site(turned, d, within="kv"),
+        "ov": Site(Invertible, d, within="kv"),
+        "ff": Site(Permutation, config["intermediate_size"]),
+        "up": Site(Invertible, 1, within="ff"),
+    }
+
+
 class Llama(Pretrained):
     """Equal if the classes and the configurations that decide the function are."""
 
@@ -75,16 +90,8 @@ class Llama(Pretrained):
 
     @classmethod
     def table(cls, config: Mapping[str, Any]) -> tuple[Layout, dict[str, Site], dict[str, Sequence[str]]]:
-        layers, groups, normed = config["num_hidden_layers"], config["num_key_value_heads"], config["class"] == QWEN3
-        d = config.get("head_dim") or head_size(config["hidden_size"], config["num_attention_heads"])
-        inside = {
-            "kv": Site(Permutation, groups),
-            "q": Site(Permutation, head_size(config["num_attention_heads"], groups), within="kv"),
-            "qk": Site(RotarySign if normed else Rotary, d, within="kv"),
-            "ov": Site(Invertible, d, within="kv"),
-            "ff": Site(Permutation, config["intermediate_size"]),
-            "up": Site(Invertible, 1, within="ff"),
-        }
+        layers, normed = config["num_hidden_layers"], config["class"] == QWEN3
+        inside = group_sites(config, RotarySign if normed else Rotary)
         block = {**BLOCK, **(GAINS if normed else {}), **(UNIT_BIASES if config.get("mlp_bias") else {})}
         if config["class"] == QWEN2:
             block |= {**TURNED_BIASES, **VALUE_BIAS}
@@ -105,37 +112,55 @@ class Llama(Pretrained):
 )
 def canonicalize(model: PreTrainedModel) -> Network:
     """Fold norms, value biases and scales, untie the head; as exact as the stock norms, which compute in float32."""
-    given = model.config
-    if given.hidden_act not in ACTIVATIONS or given.hidden_act == "relu":  # whose gates scale, too
-        raise ValueError(f"hidden_act {given.hidden_act!r}: units with such a gate have no canonical form here")
-    check_rotary(given)
+    check_gates(model.config)
     architecture, w = Llama.fits(model)
-    return architecture.network(w, _fold(w, given))
+    return architecture.network(w, _fold(w, model.config))
+
+
+def check_gates(config: Any) -> None:
+    """Raise a ValueError if gated units or rotary positions have no canonical form here."""
+    if config.hidden_act not in ACTIVATIONS or config.hidden_act == "relu":  # whose gates scale, too
+        raise ValueError(f"hidden_act {config.hidden_act!r}: units with such a gate have no canonical form here")
+    check_rotary(config)
 
 
 def _fold(w: Weights, given: Any) -> Iterator[str]:
-    groups = given.num_key_value_heads
     for i in range(given.num_hidden_layers):
         at = f"model.layers.{i}"
-        q, k, v, o, gate, up = (f"{at}.{x}_proj" for x in (*(f"self_attn.{y}" for y in "qkvo"), "mlp.gate", "mlp.up"))
+        q, k, v, gate, up = (f"{at}.{x}_proj" for x in (*(f"self_attn.{y}" for y in "qkv"), "mlp.gate", "mlp.up"))
         fold_norm(w, f"{at}.input_layernorm", [q, k, v], layer=False)
         fold_norm(w, f"{at}.post_attention_layernorm", [gate, up], layer=False)
-        if f"{o}.bias" in w:
-            each = given.num_attention_heads // groups
-            fold_values(w, o, w[f"{v}.bias"].view(groups, 1, -1).expand(-1, each, -1).flatten())
+        fold_group_values(w, f"{at}.self_attn", given.num_key_value_heads)
         if f"{at}.self_attn.q_norm.weight" in w:
-            _share_gains(w, f"{at}.self_attn")
+            share_gains(w, f"{at}.self_attn")
         yield f"{at}."
     fold_norm(w, "model.norm", ["lm_head"], layer=False)
 
 
-def _share_gains(w: Weights, at: str) -> None:
-    """Signs of the gains go into the rows, which the norm takes as well; queries and keys get equal gains per pair."""
+def fold_group_values(w: Weights, at: str, groups: int) -> None:
+    """Move the value biases of groups of heads into the output bias, where there is one."""
+    if f"{at}.o_proj.bias" in w:
+        bias, width = w[f"{at}.v_proj.bias"].view(groups, 1, -1), w[f"{at}.o_proj.weight"].shape[1]
+        fold_values(w, f"{at}.o_proj", bias.expand(-1, width // bias.numel(), -1).flatten())
+
+
+def sign_rows(w: Weights, layer: str, gain: Tensor) -> None:
+    """Move the signs of a gain into the rows of the layer that its norm reads: the norm takes no notice of them."""
+    sign = torch.where(gain < 0, -1.0, 1.0).to(gain)
+    for name in {f"{layer}.weight", f"{layer}.bias"} & w.keys():
+        w[name] = (w[name].unflatten(0, (-1, len(sign))).movedim(1, -1) * sign).movedim(-1, 1).flatten(0, 1)
+
+
+def share_gains(w: Weights, at: str, groups: int = 1) -> None:
+    """Make the gains of queries and keys positive, and for each pair of a group equally large.
+
+    ``groups`` is how many there are with gains of their own: where one gain serves all heads it is 1.
+    """
     gains = {x: w[f"{at}.{x}_norm.weight"] for x in "qk"}
     for x, gain in gains.items():
-        sign = torch.where(gain < 0, -1.0, 1.0).to(gain)
-        for name in {f"{at}.{x}_proj.weight", f"{at}.{x}_proj.bias"} & w.keys():
-            w[name] = (w[name].unflatten(0, (-1, len(sign))).movedim(1, -1) * sign).movedim(-1, 1).flatten(0, 1)
-    q, k = (gain.view(2, -1).norm(dim=0) for gain in gains.values())
-    scale = torch.where((q > 0) & (k > 0), (k / q).sqrt(), 1.0).repeat(2)
-    w[f"{at}.q_norm.weight"], w[f"{at}.k_norm.weight"] = gains["q"].abs() * scale, gains["k"].abs() / scale
+        sign_rows(w, f"{at}.{x}_proj", gain)
+    keys = gains["k"].abs().view(groups, 1, 2, -1)
+    queries = gains["q"].abs().view(groups, -1, 2, keys.shape[-1])
+    q, k = (gain.norm(dim=(1, 2), keepdim=True) for gain in (queries, keys))
+    scale = torch.where((q > 0) & (k > 0), (k / q).sqrt(), 1.0)
+    w[f"{at}.q_norm.weight"], w[f"{at}.k_norm.weight"] = (queries * scale).flatten(), (keys / scale).flatten()
