@@ -83,7 +83,7 @@ class Alignment:
         moved = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in params.items()}
         chosen = {site: self[site] for site in (self.maps if sites is None else sites)}
         for site in sorted(chosen, key=self.spec.depth):  # heads first, then the spaces inside them
-            moved |= act_on_site(self.spec, site, chosen[site], moved)
+            move_site(self.spec, site, chosen[site], moved)
         return {name: p.to(params[name].dtype) for name, p in moved.items()}
 
     def __call__(self, network: Any) -> Any:
@@ -182,7 +182,16 @@ def _places(owners: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def act_on_site(spec: Table, site: str, element: Symmetry, params: Mapping[str, Tensor]) -> Params:
     """The parameters that touch ``site``, moved by ``element``: ``T`` on plain axes, ``T^-T`` on starred ones."""
-    return {
-        touch.name: (element.act_dual if touch.dual else element.act)(params[touch.name], touch.axis, touch.batch)
-        for touch in spec.touching(site)
-    }
+    moved = {touch.name: params[touch.name] for touch in spec.touching(site)}
+    move_site(spec, site, element, moved)
+    return moved
+
+
+def move_site(spec: Table, site: str, element: Symmetry, params: Params) -> None:
+    """Put the parameters that touch ``site``, moved by ``element``, in the place of the old ones.
+
+    One after the other, so that a large network takes up its memory only once.
+    """
+    for touch in spec.touching(site):
+        act = element.act_dual if touch.dual else element.act
+        params[touch.name] = act(params[touch.name], touch.axis, touch.batch)

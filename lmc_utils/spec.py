@@ -9,12 +9,12 @@ from typing import Self
 
 import torch
 
-from .alignment import Alignment, act_on_site, compose
+from .alignment import Alignment, act_on_site, compose, move_site
 from .arguments import choice, count
 from .symmetry import LARGEST, LEVELS
 from .typed import Axis, Params, Site, Table, Touch, rows
 
-__all__ = ["Alignment", "Axis", "Params", "Site", "Spec", "Table", "Touch", "act_on_site", "rows"]
+__all__ = ["Alignment", "Axis", "Params", "Site", "Spec", "Table", "Touch", "act_on_site", "move_site", "rows"]
 
 
 @dataclass(frozen=True)

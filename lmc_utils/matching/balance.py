@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from ..networks.base import Network, in_full
-from ..spec import Alignment, Params, Spec, Touch, act_on_site, rows
+from ..spec import Alignment, Params, Spec, Touch, move_site, rows
 from ..symmetry import Symmetry
 
 ROUNDS = 200  # at most; two are enough, unless spaces of different classes share weights
@@ -53,7 +53,7 @@ def balanced(spec: Spec, params: Params, classes: Spec) -> tuple[Alignment, Para
             for name in block:
                 symmetry = scaled[name]
                 step = symmetry.learn(logs[name]) if logs else _balance(spec, params, name, symmetry)
-                params |= act_on_site(spec, name, step, params)
+                move_site(spec, name, step, params)
                 g = g.then(name, step)
                 eye = torch.eye(spec.sizes[name], dtype=torch.float64)
                 change = max(change, (step.matrix() - eye).abs().max().item())

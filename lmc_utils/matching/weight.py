@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arguments import count
 from ..networks.base import Network, in_full, widening
 from ..progress import progress
-from ..spec import Alignment, Params, Spec, act_on_site
+from ..spec import Alignment, Params, Spec, move_site
 from ..symmetry import Symmetry
 from .balance import balance as balance
 from .balance import balanced
@@ -78,9 +78,11 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
         balanced(x.spec, {name: p * unit for name, p in x.params.items()} if unit != 1 else x.params, classes)
         for x in (a, b)
     )
-    g, moved, settled = start, start.act(narrow), set()
+    g, settled, solved = start, set(), classes.compact().sites
+    moved = dict(narrow) if spec == b.spec else start.act(narrow)
+    if not any(site.symmetry.splits for site in solved.values()):
+        narrow.clear()  # only splits begin again with it, and each copy of a large network counts
     history = [score(fixed, moved)]
-    solved = classes.compact().sites
     for _ in progress(range(sweeps), desc="weight matching", leave=False):
         improved = False
         for site in order(spec):
@@ -101,7 +103,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
                 step = symmetry.solve(cost)
                 best, now = _inner(step.matrix(), cost), cost.diagonal(dim1=-2, dim2=-1).sum()
                 if site not in settled or best - now > 10 * torch.finfo(cost.dtype).eps * best.abs():  # above rounding
-                    moved |= act_on_site(spec, site, step, moved)
+                    move_site(spec, site, step, moved)
                     g, improved = g.then(site, step), True
             settled.add(site)
         if not improved:
