@@ -13,7 +13,7 @@ import time
 from results import command, every, pairs
 
 import lmc_utils as lmc
-from lmc_utils.endpoints import PRESETS
+from lmc_utils.zoo.presets import PRESETS
 
 STEPS = 100
 IN_HEADS = [f"{inner}.{layer}" for layer in range(4) for inner in ("qk", "ov")]

@@ -24,7 +24,7 @@ from results import command, every, pairs, sample_measures
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.endpoints import PRESETS, augmentation
+from lmc_utils.zoo.presets import PRESETS, augmentation
 
 TEXTS, IMAGES = {"steps": 500}, {"steps": 1000, "batch_size": 256}
 LEARN = {"gpt2": TEXTS, "gpt2-dropout": TEXTS, "vit": IMAGES, "vit-token": IMAGES, "vit-overfit": IMAGES, "mlp": IMAGES}

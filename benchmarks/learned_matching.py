@@ -21,7 +21,8 @@ import torch
 from results import write
 
 import lmc_utils as lmc
-from lmc_utils.endpoints import BUILDERS, PRESETS, shaped
+from lmc_utils.networks.base import BUILDERS
+from lmc_utils.zoo.presets import PRESETS, shaped
 
 DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop"), "vit": ("proj_drop_rate", "pos_drop_rate")}
 BATCH = {"gpt2": 8, "vit": 64}

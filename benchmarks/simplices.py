@@ -25,7 +25,7 @@ from torch import Tensor
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.endpoints import PRESETS, augmentation
+from lmc_utils.zoo.presets import PRESETS, augmentation
 
 TEXTS, IMAGES = {"steps": 2000}, {"steps": 4000, "batch_size": 256}
 LEARN = {"vit": IMAGES, "vit-token": IMAGES, "vit-overfit": IMAGES, "mlp": IMAGES, "gpt2": TEXTS, "gpt2-dropout": TEXTS}

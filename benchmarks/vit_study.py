@@ -19,7 +19,8 @@ import torch
 from results import command
 
 import lmc_utils as lmc
-from lmc_utils.endpoints import BUILDERS, PRESETS, augmentation, shaped
+from lmc_utils.networks.base import BUILDERS
+from lmc_utils.zoo.presets import PRESETS, augmentation, shaped
 
 SEEDS = (0, 1, 2)
 

@@ -17,7 +17,7 @@ from results import command, every
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.endpoints import NARROW, PRESETS
+from lmc_utils.zoo.presets import NARROW, PRESETS
 
 STEPS, POINTS, WINDOWS = 300, 7, 200
 

@@ -1,9 +1,7 @@
 """Linear mode connectivity modulo symmetry, in a few verbs: canonicalize, match, interpolate, explore."""
 
-from .checkpoints import load_model, save_model
 from .checks import check_network
 from .data import load_data, load_table
-from .endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
 from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry, table
 from .landscape.average import average, merge, merge_circuits
 from .landscape.curve import Barriers, Curve, barrier, barriers, interpolate
@@ -40,6 +38,8 @@ from .symmetry import (
     Symmetry,
 )
 from .train import train
+from .zoo.endpoints import list_endpoints, load_checkpoint, load_endpoint, save_checkpoint
+from .zoo.folders import load_model, save_model
 
 for _old in MOVED:
     globals().setdefault(_old, Moved(_old))

@@ -21,18 +21,19 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .arguments import count, number, one_line, unprintable
-from .checkpoints import load_pair, load_tokenizer, read_config, write_model
 from .data import ASSETS, TOKENIZER, Data, load_data, verify, vocabulary
-from .endpoints import BUILDERS, PRESETS, augmentation, load_checkpoint, save_checkpoint, shaped
 from .landscape.average import merge
 from .landscape.curve import interpolate
 from .landscape.evaluate import evaluate
 from .landscape.recipe import Recipe
 from .matching import weight_matching
-from .networks.base import Architecture, Network, check_same_architecture
+from .networks.base import BUILDERS, Architecture, Network, check_same_architecture
 from .storage import check_writable, new_folder
 from .symmetry import LEVELS
 from .train import train
+from .zoo.endpoints import load_checkpoint, save_checkpoint
+from .zoo.folders import load_pair, load_tokenizer, read_config, write_model
+from .zoo.presets import PRESETS, augmentation, shaped
 
 MOST = 2**31 - 1  # of anything that is counted on the command line
 #: What ``--recipe`` may change; all else the command decides.
@@ -232,7 +233,7 @@ def train_endpoint(args: argparse.Namespace) -> None:
     settings = preset.config | args.config | ({"hidden": args.hidden} if args.hidden else {})
     if not isinstance(settings.get("hidden", []), list):
         raise TypeError(f"hidden must be a list of the units of each hidden layer, not {settings['hidden']!r}")
-    longest = next((key for key in ("n_positions", "max_position_embeddings") if key in settings), "n_positions")
+    longest = BUILDERS[preset.architecture].context
     context = count(longest, settings.get(longest, 128), most=MOST)
     source = args.data or preset.data
     data = load_data(source, context=context)

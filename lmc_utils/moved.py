@@ -9,10 +9,12 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
-    "paths": ("average", "curve", "evaluate", "plane"),
-    "prompt": ("prompt",),
-    "repair": ("repair",),
-    "simplex": ("simplex",),
+    "checkpoints": ("zoo.folders",),
+    "endpoints": ("zoo.endpoints", "zoo.presets"),
+    "paths": ("landscape.average", "landscape.curve", "landscape.evaluate", "landscape.plane"),
+    "prompt": ("landscape.prompt",),
+    "repair": ("landscape.repair",),
+    "simplex": ("landscape.simplex",),
 }
 
 
@@ -25,7 +27,7 @@ class Moved(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{__package__}.{name}")
-        self.homes = [f"{__package__}.landscape.{home}" for home in MOVED[name]]
+        self.homes = [f"{__package__}.{home}" for home in MOVED[name]]
         sys.modules[self.__name__] = self
 
     def __getattr__(self, name: str) -> Any:

@@ -67,9 +67,9 @@ from torch import Tensor
 
 import lmc_utils as lmc
 from lmc_utils import __main__ as command_line
-from lmc_utils.checkpoints import load_tokenizer
 from lmc_utils.data import Batches, Data, encode
 from lmc_utils.networks.mlp import mlp
+from lmc_utils.zoo.folders import load_tokenizer
 
 FINDINGS = ROOT / "_build" / "fuzz"
 PACKAGE = Path(lmc.__file__).resolve().parent
@@ -1357,8 +1357,8 @@ def inside_atheris(count: int, seed: int) -> None:
         )
         (corpus / f"{name}-config").write_bytes(config + bytes([0, i]))
         (corpus / f"{name}-header").write_bytes(header + bytes([1, i]))
-    for function in (lmc.load_model, *vars(sys.modules["lmc_utils.checkpoints"]).values()):
-        if inspect.isfunction(function) and function.__module__ == "lmc_utils.checkpoints":
+    for function in (lmc.load_model, *vars(sys.modules["lmc_utils.zoo.folders"]).values()):
+        if inspect.isfunction(function) and function.__module__ == "lmc_utils.zoo.folders":
             atheris.instrument_func(function)
     arguments = [sys.argv[0], f"-runs={count + 10}", f"-seed={seed + 1}", "-max_len=4096", str(corpus)]
     atheris.Setup(arguments, one, internal_libfuzzer=True)

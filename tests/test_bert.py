@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import lmc_utils as lmc
-from lmc_utils.checkpoints import save_model
 from lmc_utils.networks.base import computed
 from lmc_utils.networks.bert import Bert, _fold
 from lmc_utils.symmetry import Fixed, Permutation
+from lmc_utils.zoo.folders import save_model
 
 SMALL = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
          "max_position_embeddings": 9}  # fmt: skip

@@ -22,14 +22,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmc_utils as lmc
 from lmc_utils import data as data_module
-from lmc_utils import endpoints as endpoints_module
 from lmc_utils.__main__ import main
-from lmc_utils.endpoints import NARROW, PRESETS
 from lmc_utils.networks import base
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.storage import save_atomically
 from lmc_utils.train import fit
+from lmc_utils.zoo import endpoints as endpoints_module
+from lmc_utils.zoo.presets import NARROW, PRESETS, shaped
 
 storage_module = importlib.import_module("lmc_utils.storage")
 train_module = importlib.import_module("lmc_utils.train")  # lmc_utils.train is the function
@@ -130,14 +130,14 @@ def test_an_architecture_from_elsewhere_trains_saves_and_loads_by_its_name(tmp_p
 
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     settings = sizes | {"rope_parameters": {"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0}}
-    config = endpoints_module.shaped("wheel", settings, lmc.load_data("shakespeare"))
+    config = shaped("wheel", settings, lmc.load_data("shakespeare"))
     assert config == settings | {"vocab_size": 1024}
     model = base.BUILDERS["wheel"](**config).eval()
     lmc.save_checkpoint(tmp_path / "a.safetensors", model, "wheel", config)
     again, tokens = lmc.load_checkpoint(tmp_path / "a.safetensors").model, torch.arange(9).unsqueeze(0)
     assert torch.equal(again(tokens).logits, model(tokens).logits)
     with pytest.raises(ValueError, match="'wheel' reads text, but 'digits' holds images"):
-        endpoints_module.shaped("wheel", settings, lmc.load_data("digits"))
+        shaped("wheel", settings, lmc.load_data("digits"))
     config["rope_parameters"]["factor"] = 1e300
     lmc.save_checkpoint(tmp_path / "a.safetensors", model, "wheel", config)
     with pytest.raises(ValueError, match=r"rope_parameters\['factor'\] is 1e\+300, but a file of 12 tensors"):

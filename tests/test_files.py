@@ -24,6 +24,7 @@ from lmc_utils import __main__ as command_line
 from lmc_utils.__main__ import RECIPE, check_data, data_for, main
 from lmc_utils.data import load_data
 from lmc_utils.explore.figure import Figure
+from lmc_utils.networks.base import BUILDERS
 from lmc_utils.networks.vit import vit
 from lmc_utils.storage import new_folder, read_checkpoint, replacing, save_atomically
 from lmc_utils.train import train
@@ -312,7 +313,7 @@ def test_a_tokenizer_with_a_number_beyond_the_vocabulary_is_refused(tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"be": 0, "to": 1, "not": 99}, unk_token="be"))
     words.save(str(tmp_path / "tokenizer.json"))
     architecture = lmc.canonicalize(
-        lmc.endpoints.BUILDERS["gpt2"](n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=16)
+        BUILDERS["gpt2"](n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=16)
     ).architecture
     with pytest.raises(ValueError, match=r"a vocabulary of 10 tokens, but their .* numbered up to 99"):
         data_for(architecture, None, tmp_path)

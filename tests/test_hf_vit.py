@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 import lmc_utils as lmc
-from lmc_utils.checkpoints import save_model
 from lmc_utils.symmetry import StreamOrthogonal
+from lmc_utils.zoo.folders import save_model
 
 SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "image_size": 8,
          "patch_size": 4, "num_channels": 1, "num_labels": 5}  # fmt: skip

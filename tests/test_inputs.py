@@ -14,11 +14,11 @@ from tokenizers.models import WordLevel
 
 import lmc_utils as lmc
 from lmc_utils.data import ASSETS, TOKENIZER, Batches, load_data, load_table
-from lmc_utils.endpoints import augmentation, shaped
 from lmc_utils.landscape.simplex import lattice
 from lmc_utils.networks.gpt2 import gpt2
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.style import style
+from lmc_utils.zoo.presets import augmentation, shaped
 
 NAN, INF = float("nan"), float("inf")
 

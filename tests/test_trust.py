@@ -25,10 +25,10 @@ from transformers import (
 )
 
 import lmc_utils as lmc
-from lmc_utils import checkpoints
-from lmc_utils.checkpoints import load_pair
 from lmc_utils.networks.mlp import mlp
 from lmc_utils.storage import save_atomically
+from lmc_utils.zoo import folders
+from lmc_utils.zoo.folders import load_pair
 
 GPT2 = {
     "n_layer": 2,
@@ -600,7 +600,7 @@ def test_a_pair_is_compared_with_its_models_before_it_is_matched(tmp_path, monke
         network = lmc.canonicalize(model)
         return lmc.Network(network.architecture, network.params | {"0.fc.bias": network.params["0.fc.bias"] + 1})
 
-    monkeypatch.setattr(checkpoints, "canonicalize", careless)
+    monkeypatch.setattr(folders, "canonicalize", careless)
     with pytest.raises(ValueError, match=r"the model in .*a cannot be matched: not this model's canonical form"):
         load_pair(tmp_path / "a", tmp_path / "b")
 
@@ -699,7 +699,7 @@ def test_a_merged_timm_model_loads_again_in_every_form_and_keeps_what_its_parent
 @pytest.mark.parametrize("kind", SAVE)
 def test_a_large_model_is_written_in_shards(tmp_path, monkeypatch, kind):
     model = SAVE[kind](tmp_path / "a")
-    monkeypatch.setattr(checkpoints, "SHARD", "9KB")
+    monkeypatch.setattr(folders, "SHARD", "9KB")
     lmc.save_model(lmc.canonicalize(model), tmp_path / "m", like=tmp_path / "a")
     assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 1
     assert torch.allclose(logits(lmc.load_model(tmp_path / "m")), logits(model), atol=1e-4)

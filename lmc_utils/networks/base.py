@@ -345,6 +345,7 @@ class Builder:
     build: Callable[..., nn.Module]
     text: Callable[[dict, int], dict] | None
     images: Callable[[dict, tuple[int, int, int], int], dict] | None
+    context: str
 
     def __call__(self, **config: Any) -> nn.Module:
         return self.build(**config)
@@ -359,6 +360,7 @@ def builds(
     *,
     text: Callable[[dict, int], dict] | None = None,
     images: Callable[[dict, tuple[int, int, int], int], dict] | None = None,
+    context: str = "max_position_embeddings",
 ) -> Callable:
     """Decorate the function that builds fresh models of an architecture from plain arguments.
 
@@ -369,10 +371,12 @@ def builds(
     text, images
         One of them: complete a configuration for data, given the size of the vocabulary, or the shape (channels,
         height, width) of an image and the number of classes.
+    context
+        What a configuration for text calls the longest context.
     """
 
     def decorate(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        BUILDERS[name] = Builder(build, text, images)
+        BUILDERS[name] = Builder(build, text, images, context)
         return build
 
     return decorate

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedModel
 
 
-@builds("gpt2", text=lambda config, vocabulary: config | {"vocab_size": vocabulary})
+@builds("gpt2", text=lambda config, vocabulary: config | {"vocab_size": vocabulary}, context="n_positions")
 def gpt2(**config: Any) -> GPT2LMHeadModel:
     """transformers' GPT-2 with freshly drawn weights; the arguments are those of its ``GPT2Config``.
 

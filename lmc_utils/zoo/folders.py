@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
-from .arguments import instance, one_line
-from .networks.base import Network, assert_canonical, canonicalize
-from .networks.folders import blueprint, to_folder
-from .networks.stock import few, pour
-from .storage import new_folder
+from ..arguments import instance, one_line
+from ..networks.base import Network, assert_canonical, canonicalize
+from ..networks.folders import blueprint, to_folder
+from ..networks.stock import few, pour
+from ..storage import new_folder
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"

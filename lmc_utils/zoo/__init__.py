@@ -1,0 +1,1 @@
+"""Trained networks: those that ship, how they are made, and those in folders of users."""
