@@ -77,9 +77,18 @@ def drive_plane(page: Page, figure: Locator, state: dict[str, Any]) -> None:
         for key, loss in (("Home", path["loss"][0]), ("End", path["loss"][-1])):
             figure.locator(".lmc-map").press(key)
             expect(says).to_contain_text(f"on the path {path['name']} is {show(loss)} nats")
+            expect_answers(figure, state, path, 0 if key == "Home" else -1)
     box = figure.locator(".lmc-map rect").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] - 1, box["y"] + 1)
     expect(says).to_contain_text(f"The loss here is {show(state['loss'][-1][-1])} nats")
+    expect_answers(figure, state, state["ground"], -1)
+
+
+def expect_answers(figure: Locator, state: dict[str, Any], network: dict[str, Any], at: int) -> None:
+    """The strip of a plane shows what this network answers, where there are images."""
+    if images := state["images"]:
+        words = [images["classes"][answer] for answer in network["answers"][at]]
+        expect(figure.locator(".lmc-strip .lmc-answer span:last-child")).to_have_text(words)
 
 
 def drive_simplex(page: Page, figure: Locator, state: dict[str, Any]) -> None:

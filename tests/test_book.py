@@ -831,3 +831,22 @@ def test_search_works_from_disk(html: Path, watched: SimpleNamespace):
     watched.page.goto(f"{(html / 'search.html').as_uri()}?q=permutation")
     watched.page.wait_for_selector("#search-results li a")
     assert not watched.wrong
+
+
+def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.goto((html / "book" / "results.html").as_uri())
+    tables = page.locator(".lmc-table")
+    table = tables.filter(has_text="All end points that ship").first
+    head, rows = table.locator("thead th", has_text="test loss"), table.locator("tbody tr")
+    names, losses = (lambda: rows.locator("th").all_inner_texts()), (lambda: rows.locator("td:nth-of-type(1)"))
+    before = names()
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").click()
+        values = [float(text.split()[0]) for text in losses().all_inner_texts()]
+        assert values == sorted(values, reverse=order == "descending")
+        assert head.get_attribute("aria-sort") == order
+    assert sorted(names()) == sorted(before) != before
+    short = tables.filter(has_text="A step of matching takes as long as")
+    assert short.count() == 1 and short.locator("button").count() == 0
+    assert not watched.wrong

@@ -111,7 +111,10 @@ def test_images_are_classified(classifier):
 
 def test_blocks_are_the_weights(language_model):
     writer, reader = json.loads(make_walk(language_model, "qk.0").state)["blocks"]
-    assert (writer["name"], reader["name"]) == ("0.q.weight writes qk.0", "0.k.weight reads qk.0")
+    assert (writer["name"], reader["name"]) == (
+        "what writes queries and keys: 0.q.weight",
+        "what reads queries and keys: 0.k.weight",
+    )
     # writers alone move as they do in the symmetry, and readers stay: equal frames are stored once
     assert writer["frames"] == [[0, 1, 2, 3, 4]] * 2 and writer["count"] == 5
     assert reader["frames"] == [[0, 1, 2, 3, 4], [0] * 5]

@@ -79,6 +79,18 @@ def test_nothing_moves_when_it_lights_up(page: Page, figure: Locator, width: int
     assert places[0] == places[1] == places[2]
 
 
+def test_three_steps_tell_the_idea(figure: Locator) -> None:
+    for name, at, text in (
+        ("1 A space", "ff.0", "A site is a space of activations, with a map T. ff.0 has one map"),
+        ("2 What writes it", "0.fc.weight", "What writes ff.0 is moved by its T. 0.fc.weight"),
+        ("3 What reads it", "0.proj.weight", "What reads ff.0 takes T back, so the network computes what it did."),
+    ):
+        figure.get_by_role("button", name=name).click()
+        assert chosen(figure) == at
+        expect(figure.locator(".lmc-says")).to_contain_text(text)
+        expect(figure.locator(f'[data-param="{at}"].lmc-lit' if at != "ff.0" else ".lmc-lit").first).to_be_visible()
+
+
 def test_another_block(figure: Locator) -> None:
     figure.get_by_label("block").select_option("1")
     expect(figure.locator('[data-param="1.q.weight"]')).to_have_count(1)

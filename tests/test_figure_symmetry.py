@@ -64,8 +64,8 @@ def test_images_move_with_what_was_moved(figure: Locator) -> None:
     figure.get_by_role("radio", name="writers only").check()
     assert places() == ["0px, 100%", "0px, 0%"], "readers stay"
     writer, reader = figure.locator(".lmc-block").all()
-    expect(writer).to_have_attribute("aria-label", "0.q.weight writes qk.0: moved")
-    expect(reader).to_have_attribute("aria-label", "0.k.weight reads qk.0: as it was")
+    expect(writer).to_have_attribute("aria-label", "what writes queries and keys: 0.q.weight: moved")
+    expect(reader).to_have_attribute("aria-label", "what reads queries and keys: 0.k.weight: as it was")
 
 
 def test_text_and_live_text(figure: Locator, walk: Walk) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from lmc_utils.explore import PlaneFigure, explore_plane
 from lmc_utils.explore.figure import show
 from lmc_utils.explore.plane import BANDS
+from lmc_utils.explore.strip import pictures
 from lmc_utils.landscape.curve import Curve
+from lmc_utils.landscape.evaluate import Examples
 from lmc_utils.landscape.plane import Plane
 
 CORNERS = torch.tensor([[0.0, 0.0], [8.0, 0.0], [2.0, 5.0]], dtype=torch.float64)
@@ -135,3 +137,27 @@ def changed(**fields: Tensor) -> Plane:
 def test_errors(plane: Plane, paths: dict[str, Curve], names: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explore_plane(plane, paths, names=names)
+
+
+def images(at: int, seed: int = 0) -> Examples:
+    """What so many networks answer to twelve images of three classes."""
+    draw = torch.Generator().manual_seed(seed)
+    answers = torch.rand(at, 12, 3, generator=draw).softmax(-1)
+    return Examples(torch.rand(12, 1, 4, 4, generator=draw), torch.arange(12) % 3, answers, ("cat", "dog", "owl"))
+
+
+def test_images_that_come_with_the_plane_are_shown_with_the_answers_there() -> None:
+    plane = replace(make_plane(3), examples=images(9))
+    paths = {name: replace(path, examples=images(5)) for name, path in make_paths(5).items()}
+    shown = explore_plane(plane, paths).shown
+    _, chosen = pictures({name: path.examples for name, path in paths.items()}, "")
+    assert shown["images"]["truth"] == (chosen % 3).tolist()
+    assert shown["images"]["classes"] == ["cat", "dog", "owl"]
+    for found, given in ((shown["ground"], plane), *zip(shown["paths"], paths.values(), strict=True)):
+        sure, answers = given.examples.probabilities[:, chosen].max(-1)
+        assert found["answers"] == answers.tolist()
+        assert torch.tensor(found["sure"]).allclose(sure, atol=1e-3)
+    other = replace(images(9), targets=torch.zeros(12, dtype=torch.int64))
+    with pytest.raises(ValueError, match="the plane and the paths saw different examples"):
+        explore_plane(replace(plane, examples=other), paths)
+    assert explore_plane(make_plane(3), make_paths(5)).shown["images"] is None

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..arguments import brief, instance, wording
 from ..landscape.curve import Curve
@@ -15,6 +16,7 @@ from ..landscape.plane import Plane
 from ..style import GRID, MUTED, styles
 from .figure import Figure, digits, show
 from .methods import check_words, named
+from .strip import answers, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
@@ -123,7 +125,8 @@ def explore_plane(
     paths
         The loss on the straight lines from the first network to the second and to the third, on the same batches:
         ``{"vanilla": lmc.interpolate(a, b, batches), "learned": lmc.interpolate(a, g(b), batches)}``. The names choose
-        colours and dashes (:func:`lmc_utils.style.style`).
+        colours and dashes (:func:`lmc_utils.style.style`). Where the batches are images, a strip shows what the network
+        under the probe answers to some.
     names
         Of the three networks.
     title
@@ -174,6 +177,11 @@ def explore_plane(
             f"both paths start at {names[0]}, but its loss is {show(first.loss[0].item())} on the one and "
             f"{show(second.loss[0].item())} on the other: evaluate both on the same batches"
         )
+    images, chosen = None, None
+    if plane.examples is not None and (picked := pictures({n: path.examples for n, path in paths.items()}, "")):
+        images, chosen = picked
+        if not torch.equal(plane.examples.targets, first.examples.targets):
+            raise ValueError("the plane and the paths saw different examples: evaluate all on the same batches")
     levels, colors, regions = _bands(plane)
     return PlaneFigure(
         {
@@ -183,6 +191,8 @@ def explore_plane(
             "x": digits(plane.x),
             "y": digits(plane.y),
             "loss": [digits(row) for row in plane.loss],
+            "images": images,
+            "ground": answers(plane.examples, chosen),
             "corners": [digits(corner) for corner in plane.corners],
             "lambdas": digits(first.lambdas),
             "paths": [
@@ -193,6 +203,7 @@ def explore_plane(
                     "dash": look.dash[1],
                     "loss": digits(paths[name].loss),
                     "barrier": digits([paths[name].barrier])[0],
+                    **answers(paths[name].examples, chosen),
                 }
                 for name, look in styles(paths).items()
             ],

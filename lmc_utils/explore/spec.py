@@ -260,12 +260,13 @@ def find_bus(spec: Spec) -> str | None:
 
 
 def _groups(spec: Spec, bus: str) -> dict[str, frozenset[str]]:
-    """For each parameter the sites, but for the bus, that it is connected with."""
-    group = {site: frozenset([site]) for site in spec.sites if site != bus}
+    """For each parameter the sites, but for the bus and what is inside it, that it is connected with."""
+    along = {bus, *spec.descendants(bus)}
+    group = {site: frozenset([site]) for site in spec.sites if site not in along}
     for name in spec.types:
-        joined = frozenset().union(*(group[site] for site in spec.named(name) - {bus}))
+        joined = frozenset().union(*(group[site] for site in spec.named(name) - along))
         group |= dict.fromkeys(joined, joined)
-    return {name: next((group[site] for site in spec.named(name) - {bus}), frozenset()) for name in spec.types}
+    return {name: next((group[site] for site in spec.named(name) - along), frozenset()) for name in spec.types}
 
 
 def _rows(spec: Spec, bus: str | None) -> list[dict[str, Any]]:

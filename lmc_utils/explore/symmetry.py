@@ -100,6 +100,9 @@ class Walk(Figure):
 
 
 HEADER = ["transformation", "distance moved, relative to the norm of all weights", "largest change of a logit"]
+SPACES = {  # what the sites of transformers are, by the first part of their names
+    "r": "the residual stream", "ff": "hidden units", "heads": "heads", "qk": "queries and keys", "ov": "values"
+}  # fmt: skip
 INKS = [("#8c959f", ""), ("#1f2328", ""), ("#b3261e", "///"), ("#8a5a00", "\\\\\\")]  # before, symmetry, no symmetries
 
 
@@ -231,13 +234,18 @@ def explore_symmetry(
             "texts": [] if tokenizer is None else [[place.text for place in row] for row in rows],
             "blocks": [
                 {
-                    "name": f"{touch.name} {'reads' if touch.dual else 'writes'} {site}",
+                    "name": f"what {'reads' if touch.dual else 'writes'} {_called(site)}: {touch.name}",
                     **_pictured([[place.blocks[i] for place in row] for row in rows], size, across=touch.dual),
                 }
                 for i, touch in enumerate(shown)
             ],
         }
     )
+
+
+def _called(site: str) -> str:
+    """A site in plain words, where its kind has some."""
+    return SPACES.get(site.partition(".")[0], f"the site {site}")
 
 
 class _Place(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ..networks.base import Network
 from ..progress import progress
 from ..spec import Params
 from .average import check_several
-from .evaluate import MOST, _evaluate, _vector, held
+from .evaluate import MOST, Examples, held, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +34,8 @@ class Plane:
         Shape (points, points), nats; rows follow ``y``, columns ``x``.
     corners
         Where the three networks stand, shape (3, 2).
+    examples
+        What the networks of the grid answer to the first few images, row after row; None if the data are no images.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Plane:
     y: Tensor
     loss: Tensor
     corners: Tensor
+    examples: Examples | None = None
 
     def __post_init__(self) -> None:
         for name, axis in {"x": self.x, "y": self.y}.items():
@@ -113,15 +116,14 @@ def interpolate_plane(
     x, y = (torch.linspace(low[i], high[i], points, dtype=torch.float64) for i in (0, 1))
     steps = [(u, v) for v in y for u in x]
     template = networks[0]
-    losses = [
-        _evaluate(
-            Network(template.architecture, _unflatten(origin + u * ex + v * ey, template.params)),
-            passes,
-            which=f"the network at ({u:.4g}, {v:.4g}) of the plane",
-        ).loss
-        for u, v in progress(steps, desc="plane")
-    ]
-    return Plane(x, y, _vector(losses).view(points, points), corners)
+
+    def grid() -> Iterator[tuple[str, Network]]:
+        for u, v in progress(steps, desc="plane"):
+            params = _unflatten(origin + u * ex + v * ey, template.params)
+            yield f"the network at ({u:.4g}, {v:.4g}) of the plane", Network(template.architecture, params)
+
+    found = measure(grid(), passes, tuple(getattr(batches, "classes", ())))
+    return Plane(x, y, found.loss.view(points, points), corners, found.examples)
 
 
 def _flatten(params: Params) -> Tensor:

@@ -9,12 +9,25 @@ const LEGEND = 54,
 function render({ model, el }) {
   /** @type {PlaneState} */
   const state = JSON.parse(model.get("state"));
-  const { names, x, y, loss, corners, lambdas, paths, levels, colors, regions } = state;
+  const {
+    names,
+    x,
+    y,
+    loss,
+    corners,
+    lambdas,
+    paths,
+    levels,
+    colors,
+    regions,
+    images,
+    ground: plane,
+  } = state;
   const [origin, ...tips] = corners,
     far = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
   /** @returns {[number, number]} */
   const inBoth = (find) => [find(x, 0), find(y, 1)]; // along x, then along y
-  const grid = ([i, j]) => ({ xy: [x[i], y[j]], loss: loss[j][i] });
+  const grid = ([i, j]) => ({ t: j * x.length + i, xy: [x[i], y[j]], loss: loss[j][i] });
   const lines = paths.map(({ loss }, p) =>
     lambdas.map((l, t) => ({ p, t, xy: origin.map((o, k) => o + l * (tips[p][k] - o)), loss: loss[t] })),
   );
@@ -72,6 +85,18 @@ function render({ model, el }) {
     "straight lines",
     walk,
   );
+  buttons.classList.add("lmc-go");
+  const cards = images ? images.truth.map((_, i) => card(images, i)) : [],
+    right = h("p");
+  const strip =
+    images &&
+    h(
+      "div",
+      { class: "lmc-strip" },
+      right,
+      h("ul", {}, ...cards.map(({ node }) => node)),
+      h("p", { class: "lmc-note" }, images.why),
+    );
   const says = h("p", { class: "lmc-says" }),
     [crier, tell] = announcer(says);
   frame(
@@ -86,6 +111,7 @@ function render({ model, el }) {
     ],
     plots,
     says,
+    strip,
     crier,
   );
 
@@ -269,6 +295,10 @@ function render({ model, el }) {
       `translate(${map.clientWidth * clamp(scale(...edges, 0, 1)(Math.log(now.loss)), 0, 1)} 40)`,
     );
     says.textContent = `The loss ${on ? `at λ = ${place(lambda)} on the path ${name}` : "here"} is ${show(now.loss)} nats${on && height !== "0" ? `, ${height} ${rise < 0 ? "below" : "above"} the straight line between the losses of the ends` : ""}. Distances: ${names.map((one, k) => `${show(far(corners[k], now.xy))} to ${one}`).join(", ")}.`;
+    const { answers, sure } = on ? paths[now.p] : plane;
+    cards.forEach(({ fill }, i) => fill(answers[now.t][i], sure[now.t][i]));
+    if (images)
+      right.textContent = `What the network there answers: ${images.truth.filter((one, i) => answers[now.t][i] === one).length} of ${cards.length} right`;
     profile.setAttribute("aria-valuenow", lambda);
     profile.setAttribute("aria-valuetext", `λ = ${place(lambda)}, loss ${show(now.loss)}`);
     if (document.activeElement !== profile) tell(); // a slider says its own value

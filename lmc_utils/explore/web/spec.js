@@ -56,6 +56,14 @@ function render({ model, el }) {
       draw();
     },
   });
+  // The idea in three steps: a space, what writes it, what reads it.
+  const guide = h(
+    "div",
+    { class: "lmc-toggles lmc-go", role: "group", "aria-label": "the idea in three steps" },
+    ...["1 A space", "2 What writes it", "3 What reads it"].map((name, i) =>
+      h("button", { type: "button", onclick: () => step(i), ...FOCUS }, h("span", {}, name)),
+    ),
+  );
   const ofBlocks = h("label", { class: "lmc-choose" }, "block ", chooser);
   const networks = h(
     "select",
@@ -69,7 +77,7 @@ function render({ model, el }) {
     "spec",
     state,
     "Type table",
-    [views.length > 1 ? h("label", { class: "lmc-choose" }, "network ", networks) : null, ofBlocks],
+    [views.length > 1 ? h("label", { class: "lmc-choose" }, "network ", networks) : null, ofBlocks, guide],
     [
       [
         "Table as CSV",
@@ -201,6 +209,24 @@ function render({ model, el }) {
               : ".",
           ]),
     ];
+  }
+
+  function step(i) {
+    const names = buttons.map((node) => node.dataset.site).filter((name) => name && name !== bus);
+    const plain = (name) => !sites[name].within && names.every((other) => sites[other].within !== name);
+    const site = names.find(plain) ?? names[0] ?? bus;
+    const uses = (name, dual) => params[name]?.axes.some((a) => a[1] === site && a[2] === dual);
+    const shown = buttons.findIndex(({ dataset: { site: own, param } }) =>
+      i ? uses(param, i === 2) && params[param].axes.length > 1 : own === site,
+    );
+    const lead = [
+      "A site is a space of activations, with a map T.",
+      `What writes ${site} is moved by its T.`,
+      `What reads ${site} takes T back, so the network computes what it did.`,
+    ][i];
+    if (shown < 0) return;
+    light((pinned = shown));
+    says.prepend(h("b", {}, lead), " ");
   }
 
   const pin = (node) => {

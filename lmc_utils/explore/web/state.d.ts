@@ -55,13 +55,15 @@ interface CurvesState extends Named {
 }
 
 interface PlaneState extends Named {
+  images: Images | null;
+  ground: Answers;
   names: string[];
   x: number[];
   y: number[];
   loss: number[][];
   corners: number[][];
   lambdas: number[];
-  paths: (Method & { loss: number[]; barrier: number })[];
+  paths: (Method & Answers & { loss: number[]; barrier: number })[];
   levels: number[];
   colors: string[];
   regions: string[];

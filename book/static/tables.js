@@ -1,0 +1,38 @@
+// Long tables of results can be sorted: a press on a column's name sorts by it, the next one turns the order around.
+const LONG = 8; // rows
+const NUMBER = /^[−-]?[\d,]*\.?\d+( ±.*)?$/; // a mean may have errors behind it
+
+function sortable(table) {
+  const [body] = table.tBodies,
+    heads = table.tHead.rows,
+    names = [...heads[heads.length - 1].cells];
+  for (const name of names) {
+    if (!name.textContent.trim()) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "lmc-sort";
+    button.append(...name.childNodes);
+    button.addEventListener("click", () => sort(name));
+    name.append(button);
+  }
+
+  function sort(name) {
+    const column = name.cellIndex + heads.length - 1, // a second row of names begins behind the rows' own
+      down = name.getAttribute("aria-sort") === "ascending";
+    const rows = [...body.rows].map((row) => ({ row, text: row.cells[column].textContent.trim() }));
+    const full = rows.filter(({ text }) => text),
+      numbers = full.every(({ text }) => NUMBER.test(text));
+    const amount = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-"));
+    full.sort(({ text: a }, { text: b }) =>
+      numbers ? amount(a) - amount(b) : a.localeCompare(b, "en", { numeric: true }),
+    );
+    for (const other of names) other.removeAttribute("aria-sort");
+    name.setAttribute("aria-sort", down ? "descending" : "ascending");
+    body.append(
+      ...[...(down ? full.reverse() : full), ...rows.filter(({ text }) => !text)].map(({ row }) => row),
+    );
+  }
+}
+
+for (const table of document.querySelectorAll(".lmc-table table"))
+  if (table.tBodies[0].rows.length >= LONG) sortable(table);
