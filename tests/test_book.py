@@ -115,7 +115,11 @@ def test_means_and_their_errors_are_in_tables(code):
 
 
 def test_a_plot_has_a_name_a_caption_and_words_for_who_does_not_see_it(code):
-    plots = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    plots = [
+        cell
+        for cell in code
+        if any({"image/png", "image/svg+xml"} & output.get("data", {}).keys() for output in cell.outputs)
+    ]
     for cell in plots:
         rendered = cell.metadata.get("mystnb", {})
         assert len(rendered.get("image", {}).get("alt", "")) > 60, cell.source
