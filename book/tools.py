@@ -41,7 +41,14 @@ SILENT = (
     "lmc_utils/explore/web",
 )
 # Sphinx looks at the files of pages and would not notice these. The contents are in the margin of every page.
-UNSEEN = (*SOURCES, "_toc.yml", "book/static", "book/vendor")
+UNSEEN = (
+    *SOURCES,
+    "_toc.yml",
+    "book/static",
+    "book/vendor",
+    "book/words.py",
+    "book/glossary.md",  # whose words all pages link
+)
 # Two cores are used best by two notebooks with a thread each (the Makefile sets that).
 SIDE_BY_SIDE = 2
 

@@ -854,3 +854,22 @@ def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: Simpl
     short = tables.filter(has_text="A step of matching takes as long as")
     assert short.count() == 1 and short.locator("button").count() == 0
     assert not watched.wrong
+
+
+def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.goto((html / "book" / "08-gpt2.html").as_uri())
+    words = page.locator("article a.lmc-word")
+    addresses = words.evaluate_all("found => found.map(e => e.getAttribute('href'))")
+    assert len(addresses) == len(set(addresses)) > 15
+    assert {"glossary.html#term-residual-stream", "api-data.html#lmc_utils.load_table"} <= {*addresses}
+    assert page.locator("article :is(a a, strong a.lmc-word, h1 a.lmc-word, h2 a.lmc-word)").count() == 0
+    word = words.filter(has_text="residual stream").first
+    word.focus()
+    shown = word.evaluate("e => getComputedStyle(e, '::after').content")
+    assert "The vector of each token that all blocks of a transformer read from and write to." in shown
+    page.set_viewport_size({"width": 390, "height": 844})
+    for one in words.all():
+        one.focus()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not watched.wrong
