@@ -313,10 +313,32 @@ def build(root: Path = ROOT) -> None:
         sys.exit("The book has the errors above; pages without one are built.")
     pages = root / "_build" / "html"
     keep_icons(pages)
+    for page in pages.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if (better := mended(text)) != text:
+            page.write_text(better, encoding="utf-8")
     print(
         f"Open {(pages / 'index.html').as_uri()}\n"
         "or, where the browser is on another machine: python3 -m http.server --directory _build/html"
     )
+
+
+def mended(page: str) -> str:
+    """A page without what screen readers stumble on in Sphinx's HTML, and no setting changes."""
+    page = re.sub(
+        r'(?<!aria-label="home">)<a class="navbar-brand.*?</a>',
+        r'<div role="navigation" aria-label="home">\g<0></div>',
+        page,
+        flags=re.S,
+    )  # the logo belonged to no part of the page
+    page = page.replace(' role="doc-biblioentry"', "")  # out of use
+    page = page.replace('<div role="list" class="citation-list">', "<div>")
+
+    def lines(parameters: re.Match) -> str:  # of a signature: they define nothing
+        inside = re.sub(r"<(/?)dd>", r"<\1span>", parameters[1])
+        return f'<span class="sig-lines">{inside}</span>'
+
+    return re.sub(r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>", lines, page)
 
 
 # One icon of Font Awesome's script: name:[width, height, [other names], code, outlines].
