@@ -213,8 +213,7 @@ function render({ model, el }) {
 
   function step(i) {
     const names = buttons.map((node) => node.dataset.site).filter((name) => name && name !== bus);
-    const plain = (name) => !sites[name].within && names.every((other) => sites[other].within !== name);
-    const site = names.find(plain) ?? names[0] ?? bus;
+    const site = names.findLast((name) => !sites[name].within) ?? bus;
     const uses = (name, dual) => params[name]?.axes.some((a) => a[1] === site && a[2] === dual);
     const shown = buttons.findIndex(({ dataset: { site: own, param } }) =>
       i ? uses(param, i === 2) && params[param].axes.length > 1 : own === site,
