@@ -1,6 +1,7 @@
 """A Sphinx extension: a page links the glossary's terms and the package's functions where it uses them first.
 
-Notebooks are plain Markdown, which Colab shows as well, and so cannot say this themselves.
+Notebooks are plain Markdown, which Colab shows as well, and so cannot say this themselves. Previews of a page get its
+title and its first paragraph.
 """
 
 import re
@@ -14,6 +15,7 @@ QUIET = {
     GLOSSARY,
     "book/references",
 }  # and the package reference, which links its names already
+PEOPLE = {"reader"}  # who is a weight in the glossary, and a person elsewhere
 # Where a link would disturb, or where one is.
 BUSY = (
     nodes.reference,
@@ -79,7 +81,7 @@ def connect(app: Any, document: nodes.document, page: str) -> None:
     terms = {
         name: at
         for name, _, kind, at, anchor, _ in app.env.domains["std"].get_objects()
-        if kind == "term"
+        if kind == "term" and name not in PEOPLE
         for at in [f"{app.builder.get_relative_uri(page, at)}#{anchor}"]
     }
     names = {
@@ -121,6 +123,26 @@ def connect(app: Any, document: nodes.document, page: str) -> None:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
 
 
+def preview(
+    app: Any, page: str, template: str, context: dict[str, Any], document: Any
+) -> None:
+    """Say what a page is about to those who show a preview of a link to it."""
+    if document is None or not (
+        first := next(iter(document.findall(nodes.paragraph)), None)
+    ):
+        return
+    told = {
+        "og:type": "article",
+        "og:title": context["title"],
+        "og:description": " ".join(first.astext().split())[:300],
+    }
+    context["metatags"] += "".join(
+        f'<meta property="{name}" content="{escape(re.sub("<.*?>", "", text))}" />\n'
+        for name, text in told.items()
+    )
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("doctree-resolved", connect)
+    app.connect("html-page-context", preview)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

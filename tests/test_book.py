@@ -758,6 +758,9 @@ def test_page(name: str, scheme: str, html: Path, watched: SimpleNamespace):
     assert page.locator("article .math").evaluate_all(UNSET) == [], "mathematics that is not set"
     assert page.locator("mjx-container[tabindex='0']").count() == 0, "the Tab key stops at formulas"
     assert page.locator("meta[name=description]").count() == ("/html/book/" in page.url)
+    if "/html/book/" in page.url:
+        told = page.locator("meta[property='og:title'], meta[property='og:description']")
+        assert [bool(one.get_attribute("content")) for one in told.all()] == [True, True]
     prose = page.locator("article :is(p, li, td, dd)").all_inner_texts()
     assert not [text for text in prose if re.search(r"\$[^$\s][^$]*\$|\\\(", text)], "mathematics that was not seen"
     assert page.evaluate("document.fonts.check('16px \"Source Serif 4\"')")
