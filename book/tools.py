@@ -47,6 +47,7 @@ UNSEEN = (
     "book/static",
     "book/vendor",
     "book/words.py",
+    "book/scorer.js",
     "book/glossary.md",  # whose words all pages link
 )
 # Two cores are used best by two notebooks with a thread each (the Makefile sets that).

@@ -836,6 +836,14 @@ def test_search_works_from_disk(html: Path, watched: SimpleNamespace):
     assert not watched.wrong
 
 
+@pytest.mark.parametrize(("word", "chapter"), [("barrier", "01-two-solutions"), ("permutation", "02-permutations")])
+def test_search_finds_the_chapter_of_a_word_first(word: str, chapter: str, html: Path, watched: SimpleNamespace):
+    watched.page.goto(f"{(html / 'search.html').as_uri()}?q={word}")
+    first = watched.page.locator("#search-results li a").first
+    assert chapter in first.get_attribute("href")
+    assert not watched.wrong
+
+
 def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: SimpleNamespace):
     page = watched.page
     page.goto((html / "book" / "results.html").as_uri())
