@@ -880,3 +880,20 @@ def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: Sim
         one.focus()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not watched.wrong
+
+
+INLINE = """found => found.filter(formula => !formula.closest('details, table')).filter(formula => {
+  const text = formula.closest('p, li, dd');
+  return text && formula.getBoundingClientRect().right > text.getBoundingClientRect().right + 4;
+}).map(formula => formula.textContent)"""
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if re.search(r"/\d\d-", name)])
+def test_no_formula_in_a_line_is_wider_than_a_phone(name: str, html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto((html / name).as_uri())
+    page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("!document.querySelector('mjx-lazy')")
+    assert page.locator("article mjx-container:not([display])").evaluate_all(INLINE) == []
