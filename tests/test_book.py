@@ -24,7 +24,7 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import HTML, ROOT
 from IPython.core.inputtransformer2 import TransformerManager
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
@@ -842,6 +842,17 @@ def test_search_finds_the_chapter_of_a_word_first(word: str, chapter: str, html:
     first = watched.page.locator("#search-results li a").first
     assert chapter in first.get_attribute("href")
     assert not watched.wrong
+
+
+def test_a_table_that_would_be_cut_has_its_errors_under_the_means(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto((html / "book" / "results.html").as_uri())
+    box = page.locator(".lmc-table > div").first
+    expect(box.locator("table")).to_have_class("lmc-stacked")
+    assert box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0, "the paper's column is cut"
+    page.set_viewport_size({"width": 2400, "height": 900})
+    assert page.locator(".lmc-table table:not(.lmc-stacked)").count() > 0
 
 
 def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: SimpleNamespace):

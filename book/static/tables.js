@@ -36,3 +36,12 @@ function sortable(table) {
 
 for (const table of document.querySelectorAll(".lmc-table table"))
   if (table.tBodies[0].rows.length >= LONG) sortable(table);
+
+// A table that is wider than its page has the errors under their means.
+function stack(table) {
+  const box = table.parentElement;
+  table.classList.remove("lmc-stacked");
+  table.classList.toggle("lmc-stacked", box.scrollWidth > box.clientWidth);
+}
+const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => stack(target.firstElementChild)));
+for (const box of document.querySelectorAll(".lmc-table > div")) watch.observe(box);
