@@ -11,10 +11,7 @@ from typing import Any
 from docutils import nodes
 
 GLOSSARY = "book/glossary"
-QUIET = {
-    GLOSSARY,
-    "book/references",
-}  # and the package reference, which links its names already
+QUIET = {GLOSSARY, "book/references"}  # and the package reference, below
 PEOPLE = {"reader"}  # who is a weight in the glossary, and a person elsewhere
 # Where a link would disturb, or where one is.
 BUSY = (
@@ -50,7 +47,7 @@ def meanings(glossary: nodes.document) -> dict[str, str]:
 
 
 def uses(document: nodes.document) -> list[nodes.Node]:
-    """The words and the inline code of a page's paragraphs that nothing links yet, in the order of the page."""
+    """The words of a page's paragraphs that nothing links yet, in the order of the page, then the inline code."""
 
     def free(node: nodes.Node) -> bool:
         while not isinstance(node, nodes.paragraph):
@@ -85,9 +82,7 @@ def connect(app: Any, document: nodes.document, page: str) -> None:
         for at in [f"{app.builder.get_relative_uri(page, at)}#{anchor}"]
     }
     names = {
-        name.removeprefix(
-            "lmc_utils."
-        ): f"{app.builder.get_relative_uri(page, at)}#{anchor}"
+        name: f"{app.builder.get_relative_uri(page, at)}#{anchor}"
         for name, _, _, at, anchor, _ in app.env.domains["py"].get_objects()
     }
     said = meanings(app.env.get_doctree(GLOSSARY)) if terms else {}
@@ -100,12 +95,11 @@ def connect(app: Any, document: nodes.document, page: str) -> None:
     for node in uses(document):
         text = node.astext()
         if isinstance(node, nodes.literal):
-            name = re.match(r"lmc\.([\w.]+)", text)
-            if name and name[1] in names and name[1] not in known:
-                known.add(name[1])
-                node.parent.replace(
-                    node, link(names[name[1]], f"<code>{escape(text)}</code>")
-                )
+            name = "lmc_utils." + re.sub(r"^lmc\.|\W*\(.*", "", text)
+            if text.startswith("lmc.") and name in names and name not in known:
+                known.add(name)
+                code = link(names[name], f"<code>{escape(text)}</code>")
+                node.parent.replace(node, code)
             continue
         parts, end = [], 0
         for use in pattern.finditer(text):
