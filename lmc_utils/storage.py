@@ -226,5 +226,5 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
 
 
 def named(function: Callable | None) -> str:
-    """What a function, or an object that is called, can be recognised by in another process."""
+    """Return a name that recognises a function, or a callable object, in another process."""
     return getattr(function, "__qualname__", type(function).__qualname__)

@@ -76,7 +76,7 @@ class Mixture(nn.Module):
         self.movables, self.merge, self.sample, self.teachers = nn.ModuleList(movables), merge, sample, teachers
 
     def average(self, weights: Sequence[float] | None = None) -> Network:
-        """Of the moved networks."""
+        """Average the moved networks with these weights; equally without."""
         return average([movable() for movable in self.movables], weights, merge=self.merge)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -36,13 +36,13 @@ def spread(networks: Sequence[Network]) -> float:
 def universe_matching(
     networks: Sequence[Network], *, allow: str = "invertible", rounds: int = 20
 ) -> tuple[Network, list[Alignment]]:
-    """One coordinate system for several networks: all are brought close to their mean. Uses no data and no chance.
+    """One coordinate system for several networks: all are brought close to their mean.
 
-    In turn, each network is aligned by :func:`weight_matching` with the mean of the others (in the first round: of
-    those before it, so the first stays). A step that would make the distance larger is not taken; a round in which the
-    mean squared distance from the mean falls by less than a thousandth is the last. (arXiv 2506.22712 aligns with the
-    mean of all, in which a network meets itself and holds on to where it is.) Spaces with scales are balanced once,
-    before: an average needs bases of one size.
+    This needs no data and no random numbers. In turn, each network is aligned by :func:`weight_matching` with the mean
+    of the others (in the first round: of those before it, so the first stays). A step that would make the distance
+    larger is not taken; a round in which the mean squared distance from the mean falls by less than a thousandth is the
+    last. (arXiv 2506.22712 aligns with the mean of all, in which a network meets itself and holds on to where it is.)
+    Spaces with scales are balanced once, before: an average needs bases of one size.
 
     The map from network j to network i is ``gs[i].inverse() @ gs[j]``. Composed around any cycle these give the
     identity, which maps found pair by pair do not.

@@ -26,7 +26,7 @@ def score(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def solved_by(a: Network, b: Network, allow: str) -> Spec:
-    """The table with the class that is solved for at each site: where units of b may split, that of splits."""
+    """Return the table with the class to solve for at each site: the class of splits where units of b may split."""
     spec = a.spec.restrict(allow)
     sites = {
         name: replace(site, symmetry=site.symmetry.widening())
@@ -39,7 +39,7 @@ def solved_by(a: Network, b: Network, allow: str) -> Spec:
 
 @torch.no_grad()
 def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps: int = 100) -> Alignment:
-    """The symmetry g that makes the weights of g(b) closest to those of a. Uses no data and no chance.
+    """The symmetry g that makes the weights of g(b) closest to those of a. Needs no data and no random numbers.
 
     Maximises ``sum_p <a_p, g(b)_p>``, which is the same as minimising the squared distance of the weights, by solving
     each site exactly while the others stand still, until no site improves. (Heads are assigned by the distance of

@@ -142,7 +142,7 @@ class Symmetry(ABC):
         """What to project writers and readers of a site on, so that nothing is written that no weight reads.
 
         Where writers and readers only ever appear as products, what the other side never sees carries no function. It
-        would be left to chance when networks are compared, so canonical form takes it away.
+        would make equal networks look different, so canonical form takes it away.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class Symmetry(ABC):
 
     @property
     def owners(self) -> Tensor:
-        """For each unit after the map the unit that it comes from, shape (..., M); for one from nowhere any."""
+        """The unit that each unit after the map comes from, shape (..., M); an arbitrary one for a new, empty unit."""
         matrix = self.matrix()
         return matrix.argmax(-1) if matrix.shape[-1] else matrix.new_zeros(matrix.shape[:-1], dtype=torch.int64)
 
