@@ -44,15 +44,16 @@ def sample_measures(network: lmc.Network, batches: Batches, calibrate: bool = Fa
 
     With ``calibrate`` the logits are first divided by the one temperature that is best for all of these samples.
     """
-    temperature = 1.0
+    answers, temperature = ((network(x), y) for x, y in batches), 1.0
     if calibrate:
-        logits, targets = (torch.cat(x) for x in zip(*((network(x), y) for x, y in batches), strict=True))
+        answers = list(answers)
+        logits, targets = (torch.cat(parts) for parts in zip(*answers, strict=True))
         temperature = best_temperature(logits.flatten(0, -2), targets.flatten())
     found = []
-    for x, y in batches:
-        logits, targets = network(x).flatten(0, -2) / temperature, y.flatten()
+    for answer, y in answers:
+        logits, targets = answer.flatten(0, -2) / temperature, y.flatten()
         both = cross_entropy(logits, targets, reduction="none"), (logits.argmax(1) == targets).double()
-        found.append(torch.stack([each.view(len(x), -1).double().mean(1) for each in both]))
+        found.append(torch.stack([each.view(len(y), -1).double().mean(1) for each in both]))
     return torch.cat(found, 1)
 
 

@@ -159,11 +159,12 @@ def activation_matching(
         if moments.shape != tuple(network.spec.sizes[name] for network in (a, b) for name in axes):
             shape = moments.shape[: len(moments.shape) // 2]
             raise ValueError(f"activations at the site {site!r} have the shape (samples, *{shape}), not {axes}")
+    leaving = {space: _axes(spec, space) for space in seen if _readers(spec, space)}
     for site in order(spec):
         symmetry, inside = classes.compact().sites[site].symmetry, free(spec, site)
         if not symmetry.moves:
             continue
-        if written := [space for space in seen if site in _axes(spec, space) and _readers(spec, space) and inside]:
+        if written := [space for space, axes in leaving.items() if inside and site in axes]:
             cost = sum(_written(a, b, g, site, space, seen[space].means()) for space in written)
         elif shown := [space for space in spaces(spec, site) if space in seen]:
             cost = sum(_shown(a, b, g, site, space, seen[space].means(), classes) for space in shown)
@@ -186,14 +187,15 @@ def _readers(spec: Spec, site: str) -> list[Touch]:
     What is outside has been matched before. Where it has not, as what reads the dimensions of a stream that have a sign
     each, what they write says nothing.
     """
+    if not spec.ancestors(site) or free(spec, site):
+        return []
     sites, root = order(spec), tree(spec, site)[0]
     matched = sites[: sites.index(root)]
 
     def leaves(touch: Touch) -> bool:
         return touch.dual and any(not axis.dual and axis.site in matched for axis in spec.axes(touch.name))
 
-    innermost = spec.ancestors(site) and not free(spec, site)
-    return [touch for touch in spec.touching(site) if leaves(touch)] if innermost else []
+    return [touch for touch in spec.touching(site) if leaves(touch)]
 
 
 def _axes(spec: Spec, site: str) -> list[str]:
