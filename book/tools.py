@@ -17,6 +17,8 @@ from pathlib import Path
 import nbformat
 import pydata_sphinx_theme
 import yaml
+from fontTools.subset import Subsetter
+from fontTools.ttLib import TTFont
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
@@ -47,6 +49,7 @@ UNSEEN = (
     "book/static",
     "book/vendor",
     "book/words.py",
+    "book/formulas.py",
     "book/scorer.js",
     "book/glossary.md",  # whose words all pages link
 )
@@ -313,11 +316,12 @@ def build(root: Path = ROOT) -> None:
     if process.returncode:
         sys.exit("The book has the errors above; pages without one are built.")
     pages = root / "_build" / "html"
-    keep_icons(pages)
     for page in pages.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         if (better := mended(text)) != text:
             page.write_text(better, encoding="utf-8")
+    pages.joinpath("_static", "scripts", "fontawesome.js").unlink(missing_ok=True)
+    keep_icons(pages)
     print(
         f"Open {(pages / 'index.html').as_uri()}\n"
         "or, where the browser is on another machine: python3 -m http.server --directory _build/html"
@@ -325,7 +329,11 @@ def build(root: Path = ROOT) -> None:
 
 
 def mended(page: str) -> str:
-    """A page without what screen readers stumble on in Sphinx's HTML, and no setting changes."""
+    """A page without what no setting changes: scripts it has no use for, and what screen readers stumble on."""
+    page = re.sub(r"<script[^>]*fontawesome\.js[^>]*></script>\n?", "", page)
+    if "search-results" not in page:
+        search = r"(?:searchtools|language_data|searchindex)\.js"
+        page = re.sub(rf"<script[^>]*{search}[^>]*></script>\n?", "", page)
     page = re.sub(
         r'(?<!aria-label="home">)<a class="navbar-brand.*?</a>',
         r'<div role="navigation" aria-label="home">\g<0></div>',
@@ -342,40 +350,41 @@ def mended(page: str) -> str:
     return re.sub(r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>", lines, page)
 
 
-# One icon of Font Awesome's script: name:[width, height, [other names], code, outlines].
-ICON = r'"?[a-z0-9-]+"?:\[\d+,\d+,\[[^\]]*\],"\w+",(?:"[^"]*"|\[[^\]]*\])\]'
+# What the theme's style sheet says of one icon: .fa-bars:before,.fa-navicon:before{content:"\f0c9"}
+ICON = r'(?:\.fa-[a-z0-9-]+(?:::?before)?,?)+\{(?:--fa|content):"[^"]*"[^}]*\}'
 
 
 def keep_icons(pages: Path) -> None:
-    """Leave in the theme's script of 2,000 icons (1.5 MB a page) those that a page or another script names."""
-    scripts = pages / "_static" / "scripts"
-    texts = {*pages.rglob("*.html"), *scripts.glob("*.js")} - {
-        scripts / "fontawesome.js"
-    }
+    """Leave in the theme's style sheet and fonts, of 2,000 icons, those that a page or a script names."""
+    static = THEME / "static"
     used = {
         name
-        for path in texts
+        for pattern in ("*.html", "*.js")
+        for path in pages.rglob(pattern)
         for name in re.findall(
             r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8")
         )
     }
 
-    def kept(icons: re.Match) -> str:
-        named = {
-            icon: re.findall(r"[a-z0-9-]+", icon.partition('],"')[0])
-            for icon in re.findall(ICON, icons[0])
-        }
-        return (
-            "{"
-            + ",".join(icon for icon, names in named.items() if used & {*names})
-            + "}"
-        )
+    def kept(rule: re.Match) -> str:
+        names = re.findall(r"\.fa-([a-z0-9-]+)", rule[0])
+        return rule[0] if used & {*names} else ""
 
-    whole = THEME / "static" / "scripts" / "fontawesome.js"
-    few = re.sub(
-        rf"\{{{ICON}(?:,{ICON})*\}}", kept, whole.read_text(encoding="utf-8")
+    style = static / "styles" / "pydata-sphinx-theme.css"
+    few = re.sub(ICON, kept, style.read_text(encoding="utf-8"))
+    (pages / "_static" / style.relative_to(static)).write_text(
+        few, encoding="utf-8"
     )
-    scripts.joinpath("fontawesome.js").write_text(few, encoding="utf-8")
+    styles = [path.read_text(encoding="utf-8") for path in pages.rglob("*.css")]
+    codes = {
+        int(code, 16) for code in re.findall(r'"\\([0-9a-f]{4})"', "".join(styles))
+    }
+    for font in static.rglob("fa-*.woff2"):
+        letters = TTFont(font)
+        subset = Subsetter()
+        subset.populate(unicodes=codes)
+        subset.subset(letters)
+        letters.save(pages / "_static" / font.relative_to(static))
 
 
 def repository_url(root: Path = ROOT) -> str:

@@ -45,3 +45,11 @@ function stack(table) {
 }
 const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => stack(target.firstElementChild)));
 for (const box of document.querySelectorAll(".lmc-table > div")) watch.observe(box);
+
+// The Tab key reaches what scrolls sideways, so that the arrow keys can.
+const scrolls = new ResizeObserver((seen) => {
+  for (const { target } of seen)
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+});
+for (const box of document.querySelectorAll("article :is(div.math, pre)")) scrolls.observe(box);

@@ -509,14 +509,13 @@ function render({ model, el }) {
     });
   }
 
-  const watch = new ResizeObserver(() => {
+  const unwatch = onWidth(body, () => {
     domains = null; // measured again
     update(false);
   });
-  watch.observe(body);
   return () => {
     stop();
-    watch.disconnect();
+    unwatch();
   };
 }
 

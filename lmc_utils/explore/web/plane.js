@@ -304,11 +304,10 @@ function render({ model, el }) {
     if (document.activeElement !== profile) tell(); // a slider says its own value
   }
 
-  const watch = new ResizeObserver(draw);
-  watch.observe(plots);
+  const unwatch = onWidth(plots, draw);
   return () => {
     stop();
-    watch.disconnect();
+    unwatch();
   };
 }
 

@@ -268,6 +268,20 @@ const frame = (el, kind, { title, caption }, name, controls, items, ...parts) =>
   return figure;
 };
 
+// Draws once the place has a width, and again when it gets another. Each figure begins with a task of its own: a page
+// with many of them answers in between.
+const onWidth = (place, draw) => {
+  let drawn = 0;
+  const watch = new ResizeObserver(() => {
+    if (place.clientWidth === drawn) return;
+    if (drawn) draw();
+    else setTimeout(draw);
+    drawn = place.clientWidth;
+  });
+  watch.observe(place);
+  return () => watch.disconnect();
+};
+
 // For screen readers: a node, and how to tell there what `says` says. They hear the last of all told within half a second.
 const announcer = (says) => {
   const node = h("p", { class: "lmc-hidden", "aria-live": "polite" });

@@ -292,9 +292,7 @@ function render({ model, el }) {
     );
   }
 
-  const watch = new ResizeObserver(draw);
-  watch.observe(plots);
-  return () => watch.disconnect();
+  return onWidth(plots, draw);
 }
 
 export default { render };

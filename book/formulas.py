@@ -1,0 +1,67 @@
+"""A Sphinx extension: formulas are set when the book is built, so that pages need no script for them.
+
+KaTeX (book/vendor/katex) runs in the JavaScript engine of mini-racer and writes HTML to look at and MathML to listen to.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from py_mini_racer import JSEvalException, MiniRacer
+from sphinx.errors import ExtensionError
+from sphinx.writers.html5 import HTML5Translator
+
+KATEX = Path(__file__).parent / "vendor" / "katex" / "katex.min.js"
+
+
+@cache
+def engine() -> MiniRacer:
+    """A JavaScript engine that knows KaTeX."""
+    racer = MiniRacer()
+    racer.eval(KATEX.read_text(encoding="utf-8"))
+    return racer
+
+
+@cache
+def set_formula(tex: str, display: bool) -> str:
+    """Set a formula in HTML.
+
+    Raises
+    ------
+    ExtensionError
+        If KaTeX does not know what the formula says.
+    """
+    options = {"displayMode": display, "strict": "error"}
+    try:
+        return engine().call("katex.renderToString", tex, options)
+    except JSEvalException as error:
+        raise ExtensionError(f"{tex!r} cannot be set: {error}") from error
+
+
+def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    self.body.append(set_formula(node.astext(), False))
+    raise nodes.SkipNode
+
+
+def visit_display(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula of its own line."""
+    self.body.append(self.starttag(node, "div", CLASS="math"))
+    self.body.append(set_formula(node.astext(), True) + "</div>\n")
+    raise nodes.SkipNode
+
+
+def add_style(
+    app: Any, page: str, template: str, context: dict[str, Any], document: Any
+) -> None:
+    """Load KaTeX's style and fonts where a page has formulas."""
+    if document and next(document.findall(nodes.math), None) is not None:
+        app.add_css_file("katex/katex.min.css")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    renderers = ((visit_inline, None), (visit_display, None))
+    app.add_html_math_renderer("katex", *renderers)
+    app.connect("html-page-context", add_style)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
