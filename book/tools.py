@@ -48,6 +48,7 @@ UNSEEN = (
     "_toc.yml",
     "book/static",
     "book/vendor",
+    "book/captions.py",
     "book/words.py",
     "book/formulas.py",
     "book/scorer.js",

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -126,6 +127,20 @@ def test_a_plot_has_a_name_a_caption_and_words_for_who_does_not_see_it(code):
         rendered = cell.metadata.get("mystnb", {})
         assert len(rendered.get("image", {}).get("alt", "")) > 60, cell.source
         assert {"caption", "name"} <= rendered.get("figure", {}).keys(), cell.source
+
+
+def test_a_live_figure_has_a_caption_whose_numbers_it_shows(code):
+    for cell in code:
+        for output in cell.outputs:
+            if not (kept := tools.STATE.search(output.get("data", {}).get("text/html", ""))):
+                continue
+            said, state = cell.metadata["mystnb"]["figure"], json.loads(kept[1])
+            drawn = [one for split in state.get("curves", state.get("surfaces", [])) for one in split]
+            shown = [one["barrier"] for one in drawn] + [min(one["accuracy"]) for one in drawn]
+            assert re.fullmatch(r"fig-[a-z0-9-]+", said["name"])
+            for number in re.findall(r"\d+\.\d+", said["caption"]):
+                digits = len(number.partition(".")[2])
+                assert any(abs(one - float(number)) <= 0.51 * 10**-digits for one in shown), (number, shown)
 
 
 def test_first_cell_opens_colab(path, notebook):
