@@ -26,7 +26,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with=tests/nbval.cfg \
 	--nbval-cell-timeout=600 --nbval-kernel-startup-timeout=120
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-fast test-portable lint fuzz figures bench lab notebooks repository clean
+.PHONY: help book test test-fast test-portable lint fuzz figures references bench lab notebooks repository clean
 .PHONY: .venv/.book .venv/.test
 
 help: ## list these commands
@@ -72,6 +72,9 @@ lab: .venv/.book ## open the chapters in JupyterLab
 
 figures: .venv/.book ## give the figures in the chapters today's scripts, without executing (NOTEBOOKS=book/name.ipynb for one)
 	@$(BIN)/python book/tools.py figures $(NOTEBOOKS)
+
+references: .venv/.book ## write the chapters' references from the bibliography (NOTEBOOKS=book/name.ipynb for one)
+	@$(BIN)/python book/tools.py references $(NOTEBOOKS)
 
 notebooks: .venv/.book ## execute the chapters in place, to commit what they print (NOTEBOOKS=book/name.ipynb for one)
 	@$(BIN)/python book/tools.py execute $(NOTEBOOKS)

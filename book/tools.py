@@ -21,6 +21,9 @@ from fontTools.subset import Subsetter
 from fontTools.ttLib import TTFont
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
+from pybtex.backends.markdown import Backend
+from pybtex.database import parse_file
+from pybtex.plugin import find_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 THEME = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme"
@@ -183,6 +186,45 @@ def wrap_figures(path: Path) -> int:
     if changed:
         write(notebook, path)
     return changed
+
+
+TITLE = "## References"
+
+
+def references(text: str) -> str:
+    """List, as the bibliography has them, the works that a text links, in the order of the bibliography."""
+    style = find_plugin("pybtex.style.formatting", "unsrt")(abbreviate_names=True)
+    entries = parse_file(ROOT / "book" / "references.bib").entries.values()
+    linked = [
+        entry
+        for entry in entries
+        if re.search(
+            rf"{re.escape(entry.fields.get('eprint') or entry.fields['url'])}\)",
+            text,
+        )
+    ]
+    works = [work.text.render(Backend()) for work in style.format_entries(linked)]
+    plain = [
+        re.sub(r"\\([^\w\s*_`])", r"\1", " ".join(work.split())) for work in works
+    ]
+    return "\n".join(f"- {work}" for work in plain)
+
+
+def cite(path: Path) -> bool:
+    """Write a chapter's references anew, and say whether that changed them."""
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    ends = [cell for cell in texts if TITLE in cell.source]
+    if not ends:
+        return False
+    (end,) = ends
+    before, _, old = end.source.partition(TITLE)
+    said = "\n".join([*(cell.source for cell in texts if cell is not end), before])
+    new = f"\n\n{references(said)}"
+    end.source = before + TITLE + new
+    if new != old:
+        write(notebook, path)
+    return new != old
 
 
 def execute_all(paths: Iterable[Path]) -> None:
@@ -457,6 +499,9 @@ def main() -> None:
         "figures", help="wrap figures anew in today's script"
     ).add_argument("notebooks", nargs="+", type=Path)
     commands.add_parser(
+        "references", help="write the chapters' references from the bibliography"
+    ).add_argument("notebooks", nargs="+", type=Path)
+    commands.add_parser(
         "repository", help="move the book's public address"
     ).add_argument("url")
     arguments = parser.parse_args()
@@ -465,6 +510,9 @@ def main() -> None:
         build()
     elif arguments.command == "execute":
         execute_all(arguments.notebooks)
+    elif arguments.command == "references":
+        for path in arguments.notebooks:
+            print(f"{path}: {'changed' if cite(path) else 'as they were'}")
     elif arguments.command == "figures":
         for path in arguments.notebooks:
             print(f"{path}: {wrap_figures(path)} figures wrapped anew")

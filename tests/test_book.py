@@ -143,6 +143,14 @@ def test_a_live_figure_has_a_caption_whose_numbers_it_shows(code):
                 assert any(abs(one - float(number)) <= 0.51 * 10**-digits for one in shown), (number, shown)
 
 
+def test_references_are_those_that_the_text_links_as_the_bibliography_has_them(path, notebook, tmp_path):
+    copy = shutil.copy(path, tmp_path)
+    assert not tools.cite(Path(copy)), f"make references NOTEBOOKS=book/{path.name}"
+    said = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    linked = {*re.findall(r"arxiv\.org/abs/([\d.]+\d)", said)}
+    assert linked <= {*re.findall(r"eprint = \{(.+?)\}", (BOOK / "references.bib").read_text())}
+
+
 def test_first_cell_opens_colab(path, notebook):
     slug = tools.repository_url().removeprefix("https://github.com/")
     cell = notebook.cells[0]

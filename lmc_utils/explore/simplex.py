@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..landscape.simplex import Simplex, draw_triangle, triangle
+from ..landscape.simplex import Simplex, draw_triangle, surface
 from ..style import styles
 from .figure import Figure, digits, quiet, show
 from .methods import Comparison, check_words
@@ -211,10 +211,10 @@ def _above(simplex: Simplex, level: float) -> str:
     """Where the loss is above a level, as an SVG path; the triangle has sides of length 1000."""
     from matplotlib.figure import Figure as StaticFigure
 
-    if simplex.loss.max() <= level:
+    drawn, loss = surface(simplex.weights, simplex.loss)
+    if loss.max() <= level:
         return ""
-    top = max(simplex.loss.max().item(), level) + 1
-    filled = StaticFigure().add_subplot().tricontourf(*triangle(simplex.weights), simplex.loss, levels=[level, top])
+    filled = StaticFigure().add_subplot().tricontourf(drawn, loss, levels=[level, loss.max() + 1])
     polygons = [polygon for path in filled.get_paths() for polygon in path.to_polygons()]
     return "".join("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in 1000 * polygon) + "Z" for polygon in polygons)
 

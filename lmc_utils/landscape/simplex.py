@@ -19,8 +19,9 @@ from .average import average, check_several
 from .evaluate import MOST, Examples, held, measure
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
-    from matplotlib.tri import TriContourSet
+    from matplotlib.tri import Triangulation, TriContourSet
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,18 @@ def triangle(weights: Tensor) -> Tensor:
     return (weights @ torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=weights.dtype)).T
 
 
+def surface(weights: Tensor, values: Sequence[float]) -> tuple[Triangulation, np.ndarray]:
+    """A smooth surface through values over mixtures of three networks: each triangle of the grid in sixteen."""
+    from matplotlib.tri import Triangulation, UniformTriRefiner
+
+    return UniformTriRefiner(Triangulation(*triangle(weights))).refine_field(values, subdiv=2)
+
+
 def draw_triangle(
     ax: Axes, weights: Tensor, values: Sequence[float], names: Sequence[str], **look: object
 ) -> TriContourSet:
     """Filled contours of values over mixtures of three networks."""
-    filled = ax.tricontourf(*triangle(weights), values, **look)
+    filled = ax.tricontourf(*surface(weights, values), extend="both", **look)
     corners = triangle(torch.eye(3))
     ax.plot(*corners[:, [0, 1, 2, 0]], color="black", linewidth=0.8)
     for name, corner, shift in zip(names, corners.T.tolist(), [(-9, -9), (9, -9), (0, 9)], strict=True):

@@ -310,7 +310,12 @@ function render({ model, el }) {
 
   // Place of the number for the excess: beside its bracket, clear of other lines and labels if possible; above or below a short one.
   function beside(panel, px, top, low, width) {
-    if (Math.abs(low - top) < 30) return [px, top > low ? top + 21 : top - 19];
+    const floor = panel.height - BOTTOM - 9; // below are the names of the ends
+    if (Math.abs(low - top) < 30)
+      return [
+        clamp(px, LEFT + width / 2, panel.width - width / 2),
+        top > low && top + 21 <= floor ? top + 21 : Math.min(top, low) - 19,
+      ];
     const near = px < panel.width / 2 ? 1 : -1;
     let best,
       least = Infinity;
@@ -319,7 +324,7 @@ function render({ model, el }) {
         const x = px + side * (width / 2 + 8),
           y = low + (top - low) * t;
         const box = [x - width / 2 - 3, y - 9, x + width / 2 + 3, y + 9];
-        if (box[0] < LEFT || box[2] > panel.width) continue;
+        if (box[0] < LEFT || box[2] > panel.width || y > floor) continue;
         const cost =
           9 * panel.taken.filter((other) => meet(box, other)).length +
           panel.lines.filter(([qx, qy]) => meet(box, [qx, qy, qx, qy])).length / 4;
