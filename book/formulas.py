@@ -15,6 +15,9 @@ from sphinx.writers.html5 import HTML5Translator
 KATEX = Path(__file__).parent / "vendor" / "katex" / "katex.min.js"
 
 
+SHORT = 24  # letters of TeX; longer formulas may go on in the next line
+
+
 @cache
 def engine() -> MiniRacer:
     """A JavaScript engine that knows KaTeX."""
@@ -37,6 +40,20 @@ def set_formula(tex: str, display: bool) -> str:
         return engine().call("katex.renderToString", tex, options)
     except JSEvalException as error:
         raise ExtensionError(f"{tex!r} cannot be set: {error}") from error
+
+
+def hold(app: Any, document: nodes.document, page: str) -> None:
+    """Keep short formulas on one line with the full stop or comma behind them."""
+    for formula in [*document.findall(nodes.math)]:
+        line, place = formula.parent, formula.parent.index(formula) + 1
+        after = line[place] if place < len(line) else None
+        if not isinstance(after, nodes.Text) or len(formula.astext()) > SHORT:
+            continue
+        mark, rest = after[:1], after[1:]
+        if mark in [*".,;:!?)’”"]:
+            held = nodes.inline("", "", formula.deepcopy(), nodes.Text(mark))
+            held["classes"].append("held")
+            line[place - 1 : place + 1] = [held, nodes.Text(rest)]
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -63,5 +80,6 @@ def add_style(
 def setup(app: Any) -> dict[str, bool]:
     renderers = ((visit_inline, None), (visit_display, None))
     app.add_html_math_renderer("katex", *renderers)
+    app.connect("doctree-resolved", hold)
     app.connect("html-page-context", add_style)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

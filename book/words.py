@@ -1,16 +1,21 @@
 """A Sphinx extension: a page links the glossary's terms and the package's functions where it uses them first.
 
-Notebooks are plain Markdown, which Colab shows as well, and so cannot say this themselves. Previews of a page get its
-title and its first paragraph.
+The glossary links back, and a link to a paper says which one it is. Notebooks are plain Markdown, which Colab shows as
+well, and so cannot say this themselves. Previews of a page get its title and its first paragraph.
 """
 
 import re
+from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pybtex.database import parse_file
+from pybtex.plugin import find_plugin
 
 GLOSSARY = "book/glossary"
+BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 QUIET = {GLOSSARY, "book/references"}  # and the package reference, below
 PEOPLE = {"reader"}  # who is a weight in the glossary, and a person elsewhere
 # Where a link would disturb, or where one is.
@@ -46,6 +51,18 @@ def meanings(glossary: nodes.document) -> dict[str, str]:
     return found
 
 
+def works() -> dict[str, str]:
+    """Of each work in the bibliography, by the end of its address, who wrote it, its title, and when."""
+    style = find_plugin("pybtex.style.formatting", "unsrt")(abbreviate_names=True)
+    entries = parse_file(BIBLIOGRAPHY).entries.values()
+    plain = find_plugin("pybtex.backends", "plaintext")()
+    texts = [work.text.render(plain) for work in style.format_entries(entries)]
+    return {
+        entry.fields.get("eprint") or entry.fields["url"]: " ".join(text.split())
+        for entry, text in zip(entries, texts, strict=True)
+    }
+
+
 def uses(document: nodes.document) -> list[nodes.Node]:
     """The words of a page's paragraphs that nothing links yet, in the order of the page, then the inline code."""
 
@@ -61,60 +78,136 @@ def uses(document: nodes.document) -> list[nodes.Node]:
     return [*texts, *codes]
 
 
-def link(address: str, inside: str, meaning: str = "") -> nodes.raw:
+class Terms:
+    """The glossary's terms, and where a text uses one for the first time."""
+
+    def __init__(self, app: Any) -> None:
+        objects = app.env.domains["std"].get_objects()
+        self.anchors = {
+            name: anchor
+            for name, _, kind, _, anchor, _ in objects
+            if kind == "term" and name not in PEOPLE
+        }
+        self.lower = {
+            name if name.isupper() else name.lower(): name for name in self.anchors
+        }
+        longest = sorted(self.lower, key=len, reverse=True)
+        self.pattern = re.compile(
+            rf"(?<![\w-])({'|'.join(map(re.escape, longest))})s?(?![\w-])", re.I
+        )
+
+    def first(self, text: str, known: set[str]) -> Iterator[tuple[str, re.Match]]:
+        """Yield the terms in a text that are not yet known, and make them known."""
+        for use in self.pattern.finditer(text):
+            term = self.lower.get(use[1] if use[1].isupper() else use[1].lower())
+            if term is not None and term not in known:
+                known.add(term)
+                yield term, use
+
+
+def link(address: str, inside: str, meaning: str = "", more: str = "") -> nodes.raw:
     """A link in HTML that carries what its word means."""
     means = f' data-means="{escape(meaning)}"' if meaning else ""
     return nodes.raw(
-        "",
-        f'<a class="reference internal lmc-word" href="{address}"{means}>{inside}</a>',
-        format="html",
+        "", f'<a href="{address}"{means}{more}>{inside}</a>', format="html"
     )
 
 
+WORD = ' class="reference internal lmc-word"'
+
+
 def connect(app: Any, document: nodes.document, page: str) -> None:
-    """Link each term and each function of the package once in a page."""
-    if app.builder.format != "html" or page in QUIET or page.startswith("book/api"):
+    """Link each term and each function of the package once in a page, and say what papers are."""
+    if app.builder.format != "html" or page.startswith("book/api"):
         return
-    terms = {
-        name: at
-        for name, _, kind, at, anchor, _ in app.env.domains["std"].get_objects()
-        if kind == "term" and name not in PEOPLE
-        for at in [f"{app.builder.get_relative_uri(page, at)}#{anchor}"]
-    }
+    terms = Terms(app)
+    if page == GLOSSARY:
+        lead_back(app, document, terms)
+    if page in QUIET:
+        return
+    glossary = app.builder.get_relative_uri(page, GLOSSARY)
     names = {
         name: f"{app.builder.get_relative_uri(page, at)}#{anchor}"
         for name, _, _, at, anchor, _ in app.env.domains["py"].get_objects()
     }
-    said = meanings(app.env.get_doctree(GLOSSARY)) if terms else {}
-    lower = {name if name.isupper() else name.lower(): name for name in terms}
-    longest = sorted(lower, key=len, reverse=True)
-    pattern = re.compile(
-        rf"(?<![\w-])(?P<term>{'|'.join(map(re.escape, longest))})s?(?![\w-])", re.I
-    )
-    known = set()
+    said = meanings(app.env.get_doctree(GLOSSARY))
+    known: set[str] = set()
     for node in uses(document):
         text = node.astext()
         if isinstance(node, nodes.literal):
             name = "lmc_utils." + re.sub(r"^lmc\.|\W*\(.*", "", text)
             if text.startswith("lmc.") and name in names and name not in known:
                 known.add(name)
-                code = link(names[name], f"<code>{escape(text)}</code>")
-                node.parent.replace(node, code)
+                code = f"<code>{escape(text)}</code>"
+                node.parent.replace(node, link(names[name], code, more=WORD))
             continue
         parts, end = [], 0
-        for use in pattern.finditer(text):
-            term = use["term"] if use["term"].isupper() else use["term"].lower()
-            term = lower.get(term)
-            if term is None or term in known:
-                continue
-            known.add(term)
+        for term, use in terms.first(text, known):
+            anchor = terms.anchors[term]
             parts += [
                 nodes.Text(text[end : use.start()]),
-                link(terms[term], escape(use[0]), said.get(term, "")),
+                link(
+                    f"{glossary}#{anchor}",
+                    escape(use[0]),
+                    said.get(term, ""),
+                    f'{WORD} id="use-{anchor}"',
+                ),
             ]
             end = use.end()
         if parts:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
+    papers = works()
+    for node in [*document.findall(nodes.reference)]:
+        address = node.get("refuri", "")
+        work = papers.get(address.removeprefix("https://arxiv.org/abs/"))
+        text = node.astext()
+        if work and not text.startswith("arXiv"):  # there the page says it itself
+            cited = link(address, escape(text), work, ' class="reference external"')
+            node.parent.replace(node, cited)
+
+
+def lead_back(app: Any, document: nodes.document, terms: Terms) -> None:
+    """Give the glossary its letters, and each term the pages that use it."""
+    pages: dict[str, list[str]] = {term: [] for term in terms.anchors}
+    for page in app.env.toctree_includes["book/index"]:
+        known: set[str] = set()
+        if page in QUIET or page.startswith("book/api"):
+            continue
+        for node in uses(app.env.get_doctree(page)):
+            if isinstance(node, nodes.Text):
+                for term, _ in terms.first(node.astext(), known):
+                    pages[term].append(page)
+    letters: dict[str, str] = {}
+    for item in document.findall(nodes.definition_list_item):
+        term = item.next_node(nodes.term)
+        name = term.astext().strip()
+        letters.setdefault(name[0].upper(), term["ids"][0])
+        if found := pages.get(name):
+            where = ", ".join(
+                f'<a href="{app.builder.get_relative_uri(GLOSSARY, page)}#use-{terms.anchors[name]}">'
+                f"{number(app, page)}</a>"
+                for page in found
+            )
+            item[-1] += nodes.raw(
+                "", f'<p class="lmc-uses">In {where}</p>', format="html"
+            )
+    row = " ".join(
+        f'<a href="#{at}">{letter}</a>' for letter, at in letters.items()
+    )
+    index = f'<nav class="lmc-letters" aria-label="Letters">{row}</nav>'
+    definitions = next(document.findall(nodes.definition_list))
+    place = definitions.parent
+    place.insert(place.index(definitions), nodes.raw("", index, format="html"))
+
+
+def number(app: Any, page: str) -> str:
+    """What a page is called in a list: chapters have numbers, others titles."""
+    numbers = app.env.toc_secnumbers.get(page, {}).get("", ())
+    return (
+        f"chapter {numbers[0]}"
+        if numbers
+        else escape(app.env.titles[page].astext())
+    )
 
 
 def preview(
@@ -136,7 +229,15 @@ def preview(
     )
 
 
+def skip_field(
+    app: Any, what: str, name: str, member: object, skip: bool, options: Any
+) -> bool | None:
+    """Leave out what Python says of a named tuple's fields: the class describes them."""
+    return (member.__doc__ or "").startswith("Alias for field") or None
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("doctree-resolved", connect)
     app.connect("html-page-context", preview)
+    app.connect("autodoc-skip-member", skip_field)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -64,7 +64,7 @@ class Alignment:
 
     @property
     def target(self) -> Table:
-        """The table of the moved network: the same, but where rectangular maps widen a site."""
+        """The table of the moved network, which is another one where rectangular maps widen a site."""
         return self.spec.resize({name: element.shape[0] for name, element in self.maps.items()})
 
     def act(self, params: Mapping[str, Tensor], sites: Collection[str] | None = None) -> Params:

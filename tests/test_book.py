@@ -931,6 +931,69 @@ def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: Sim
     assert not watched.wrong
 
 
+def test_a_link_to_a_paper_says_which_one_it_is(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.goto((html / "book" / "08-gpt2.html").as_uri())
+    paper = page.locator("article p a[href='https://arxiv.org/abs/2506.22712']").first
+    paper.focus()
+    assert "Generalized linear mode connectivity" in paper.evaluate("e => getComputedStyle(e, '::after').content")
+
+
+def test_the_glossary_has_letters_and_leads_back_to_where_its_words_are_used(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.goto((html / "book" / "glossary.html").as_uri())
+    assert page.locator(".lmc-letters a").count() > 15
+    back = page.locator(".lmc-uses a")
+    assert back.count() > 80
+    for address in back.evaluate_all("found => found.map(e => e.href)"):
+        assert f'id="{urlsplit(address).fragment}"' in local(address).read_text(), address
+    page.locator("dd", has=page.locator("p", has_text="How far the loss on the straight line")).get_by_role(
+        "link", name="chapter 2", exact=True
+    ).click()
+    expect(page.locator(":target")).to_have_text("barrier")
+    assert not watched.wrong
+
+
+def test_the_reference_has_no_words_of_machines(html: Path):
+    for path in html.glob("book/api-*.html"):
+        text = path.read_text()
+        assert "Alias for field" not in text
+        kinds = re.findall(r'>Type<span class="colon">:</span></dt>\s*<dd[^>]*>(.*?)</dd>', text, re.S)
+        plain = [re.sub(r"<.*?>", "", kind).strip() for kind in kinds]
+        assert not [kind for kind in plain if not kind.startswith("ClassVar[")], "a property's words end in a colon"
+
+
+# At each place of the marker, the words in one plot that lie on each other.
+MET = """figure => {
+  const met = [], slider = figure.querySelector("input[type=range]");
+  for (let at = 0; at <= Number(slider.max); at++) {
+    slider.value = at;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    for (const plot of figure.querySelectorAll("svg.lmc-panel")) {
+      const words = [...plot.querySelectorAll("text")].filter((one) => one.style.visibility !== "hidden");
+      const boxes = words.map((one) => one.getBoundingClientRect());
+      boxes.forEach((a, i) => boxes.slice(0, i).forEach((b, j) => {
+        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (wide > 1 && high > 4) met.push(`${at}: ${words[i].textContent} and ${words[j].textContent}`);
+      }));
+    }
+  }
+  return met;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_words_in_a_plot_never_meet(name: str, width: int, html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((html / "book" / f"{name}.html").as_uri())
+    for figure in page.locator(".lmc-figure[data-kind=curves]").all():
+        expect(figure.locator("svg.lmc-panel .lmc-line").first).to_be_attached()
+        assert figure.evaluate(MET) == []
+
+
 INLINE = """found => found.filter(formula => !formula.closest('details, table')).filter(formula => {
   const text = formula.closest('p, li, dd');
   return text && formula.getBoundingClientRect().right > text.getBoundingClientRect().right + 4;

@@ -58,7 +58,7 @@ class SpecFigure(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What is shown: ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists.
+        """What is shown, with ``bus`` (a site or None), ``sites``, ``params`` and ``rows``, as plain texts and lists.
 
         With several networks these by the name of each.
         """

@@ -45,7 +45,7 @@ class Walk(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What is shown: ``t``, and for each transformation ``distance`` (relative), ``change`` (of a logit) over t."""
+        """``t``, and for each transformation over t its ``distance`` (relative) and the ``change`` of a logit."""
         state = self.shown
         last = len(state["change"][0]) - 1
         numbers = zip(state["ways"], state["distance"], state["change"], strict=True)

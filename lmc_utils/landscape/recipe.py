@@ -102,5 +102,5 @@ class Recipe:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a checkpoint remembers of it, as plain values: all but where the checkpoint is."""
+        """What a checkpoint remembers of it, as plain values, which is all but where the checkpoint is."""
         return {n: value for n, value in vars(self).items() if n != "checkpoint"} | {"augment": named(self.augment)}

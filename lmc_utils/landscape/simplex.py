@@ -74,7 +74,7 @@ class Simplex:
 
     @property
     def barrier(self) -> float:
-        """The largest excess on the grid, in nats: the supremum over the simplex (arXiv 2506.22712, Eq. 2)."""
+        """The largest excess on the grid, in nats, for the supremum over the simplex (arXiv 2506.22712, Eq. 2)."""
         return self.excess.max().item()
 
     @property

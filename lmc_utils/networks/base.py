@@ -195,7 +195,7 @@ class Network:
 
     @property
     def reference(self) -> Tensor:
-        """Any one parameter: it tells dtype and device."""
+        """One of the parameters, which tells dtype and device."""
         return next(iter(self.params.values()))
 
     def _cast(self, inputs: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ class ViT(Stock):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that the canonical form decides: all biases and the table."""
+        """The arguments that the canonical form decides, for all biases and the table."""
         decided = {name: value for name, value in self.config.items() if name not in ("hidden", "epsilon", "act_layer")}
         return decided | {"qkv_bias": True, "proj_bias": True, "pos_embed": "learn", "mlp_ratio": _ratio(self.config),
                           "init_values": None}  # fmt: skip

@@ -192,12 +192,12 @@ class Symmetry(ABC):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(M, N): the size of the site after and before."""
+        """The size of the site after and before, (M, N)."""
         return tuple(self.matrix().shape[-2:])
 
     @property
     def batch(self) -> tuple[int, ...]:
-        """How many maps this is: () for one, (heads,) for one in each head."""
+        """How many maps this is, () for one and (heads,) for one in each head."""
         return tuple(self.matrix().shape[:-2])
 
     @property
