@@ -4,6 +4,7 @@ The glossary links back, and a link to a paper says which one it is. Notebooks a
 well, and so cannot say this themselves. Previews of a page get its title and its first paragraph.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from html import escape
@@ -210,23 +211,42 @@ def number(app: Any, page: str) -> str:
     )
 
 
+def summary(document: nodes.document) -> str:
+    """A page's first paragraph on one line."""
+    first = next(document.findall(nodes.paragraph), None)
+    return " ".join(first.astext().split()) if first else ""
+
+
 def preview(
     app: Any, page: str, template: str, context: dict[str, Any], document: Any
 ) -> None:
     """Say what a page is about to those who show a preview of a link to it."""
-    if document is None or not (
-        first := next(iter(document.findall(nodes.paragraph)), None)
-    ):
+    if page == "search":
+        app.add_js_file("summaries.js", loading_method="defer")
+        app.add_js_file("search.js", loading_method="defer")
+    if document is None or not (said := summary(document)):
         return
     told = {
         "og:type": "article",
         "og:title": context["title"],
-        "og:description": " ".join(first.astext().split())[:300],
+        "og:description": said[:300],
     }
     context["metatags"] += "".join(
         f'<meta property="{name}" content="{escape(re.sub("<.*?>", "", text))}" />\n'
         for name, text in told.items()
     )
+
+
+def write_summaries(app: Any, error: Exception | None) -> None:
+    """Write the index of the sentences that pages begin with, for the search page, which cannot open them from disk."""
+    if error or app.builder.format != "html":
+        return
+    said = {
+        page: re.split(r"(?<=[.?!])\s", summary(app.env.get_doctree(page)))[0]
+        for page in sorted(app.env.found_docs)
+    }
+    path = Path(app.outdir, "_static", "summaries.js")
+    path.write_text(f"const SUMMARIES = {json.dumps(said)};\n", encoding="utf-8")
 
 
 def skip_field(
@@ -239,5 +259,6 @@ def skip_field(
 def setup(app: Any) -> dict[str, bool]:
     app.connect("doctree-resolved", connect)
     app.connect("html-page-context", preview)
+    app.connect("build-finished", write_summaries)
     app.connect("autodoc-skip-member", skip_field)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

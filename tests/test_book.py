@@ -873,6 +873,8 @@ def test_addresses_of_the_reference_on_one_page_lead_to_its_pages(old, new, html
 def test_search_works_from_disk(html: Path, watched: SimpleNamespace):
     watched.page.goto(f"{(html / 'search.html').as_uri()}?q=permutation")
     watched.page.wait_for_selector("#search-results li a")
+    said = watched.page.locator("#search-results li", has=watched.page.locator("a[href*='02-permutations']")).first
+    expect(said.locator("p")).to_have_text("Hidden units have no names.")
     assert not watched.wrong
 
 
