@@ -3,6 +3,7 @@
 KaTeX (book/vendor/katex) runs in the JavaScript engine of mini-racer and writes HTML to look at and MathML to listen to.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,26 @@ def hold(app: Any, document: nodes.document, page: str) -> None:
             line[place - 1 : place + 1] = [held, nodes.Text(rest)]
 
 
+TAG = re.compile(r"\\tag\{([\d.]+)\}")
+
+
+def refer(app: Any, document: nodes.document, page: str) -> None:
+    """Lead from "equation (1.1)" to the formula of the page that has this number."""
+    numbers = [
+        number
+        for formula in document.findall(nodes.math_block)
+        for number in TAG.findall(formula.astext())
+    ]
+    for text in [*document.findall(nodes.Text)]:
+        parts = re.split(r"(equation \([\d.]+\))", text.replace("\n", " "))
+        if len(parts) > 1 and parts[1][10:-1] in numbers:
+            where = f"equation-{parts[1][10:-1]}"
+            link = nodes.reference("", parts[1], refid=where, internal=True)
+            text.parent.replace(
+                text, [nodes.Text(parts[0]), link, nodes.Text(parts[2])]
+            )
+
+
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
     """Write a formula within a line."""
     self.body.append(set_formula(node.astext(), False))
@@ -64,7 +85,9 @@ def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
 
 def visit_display(self: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula of its own line."""
-    self.body.append(self.starttag(node, "div", CLASS="math"))
+    number = TAG.search(node.astext())
+    ids = [f"equation-{number[1]}"] if number else []
+    self.body.append(self.starttag(node, "div", CLASS="math", ids=ids))
     self.body.append(set_formula(node.astext(), True) + "</div>\n")
     raise nodes.SkipNode
 
@@ -81,5 +104,6 @@ def setup(app: Any) -> dict[str, bool]:
     renderers = ((visit_inline, None), (visit_display, None))
     app.add_html_math_renderer("katex", *renderers)
     app.connect("doctree-resolved", hold)
+    app.connect("doctree-resolved", refer)
     app.connect("html-page-context", add_style)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

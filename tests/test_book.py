@@ -956,6 +956,13 @@ def test_the_glossary_has_letters_and_leads_back_to_where_its_words_are_used(htm
     assert not watched.wrong
 
 
+def test_the_text_leads_to_the_equation_that_it_names(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.goto((html / "book" / "01-two-solutions.html").as_uri())
+    page.get_by_role("link", name="equation (1.1)").click()
+    expect(page.locator(":target .tag")).to_have_text("(1.1)")
+
+
 def test_the_reference_has_no_words_of_machines(html: Path):
     for path in html.glob("book/api-*.html"):
         text = path.read_text()
