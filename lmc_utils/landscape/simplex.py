@@ -139,6 +139,7 @@ def draw_triangle(
 ) -> TriContourSet:
     """Filled contours of values over mixtures of three networks."""
     filled = ax.tricontourf(*surface(weights, values), extend="both", **look)
+    filled.set_rasterized(True)  # a drawing of all its small triangles would be ten times as large
     corners = triangle(torch.eye(3))
     ax.plot(*corners[:, [0, 1, 2, 0]], color="black", linewidth=0.8)
     for name, corner, shift in zip(names, corners.T.tolist(), [(-9, -9), (9, -9), (0, 9)], strict=True):
