@@ -67,12 +67,19 @@ def works() -> dict[str, str]:
 def uses(document: nodes.document) -> list[nodes.Node]:
     """The words of a page's paragraphs that nothing links yet, in the order of the page, then the inline code."""
 
+    listed = {
+        paragraph
+        for section in document.findall(nodes.section)
+        if "references" in section["ids"]  # titles of papers
+        for paragraph in section.findall(nodes.paragraph)
+    }
+
     def free(node: nodes.Node) -> bool:
         while not isinstance(node, nodes.paragraph):
             node = node.parent
             if node is None or isinstance(node, BUSY):
                 return False
-        return True
+        return node not in listed
 
     texts = (node for node in document.findall(nodes.Text) if free(node))
     codes = (node for node in document.findall(nodes.literal) if free(node.parent))

@@ -9,7 +9,7 @@ import torch
 
 import lmc_utils as lmc
 from lmc_utils.data import Batches
-from lmc_utils.landscape.simplex import lattice
+from lmc_utils.landscape.simplex import lattice, surface, triangle
 
 WIDTHS = (4, 5, 6, 3)
 
@@ -130,3 +130,13 @@ def test_mistakes_are_named(three, batches, make_mlp):
             lmc.average(three, weights)
     with pytest.raises(ValueError, match="0 networks need"):
         lmc.average([])
+
+
+def test_the_surface_passes_through_the_values_and_shows_no_other_hill():
+    weights = lattice(3, 7)
+    values = torch.rand(len(weights), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    fine, smooth = surface(weights, values)
+    points = dict(zip(zip(fine.x.round(6), fine.y.round(6), strict=True), smooth, strict=True))
+    for x, y, value in zip(*triangle(weights).numpy().round(6), values.tolist(), strict=True):
+        assert points[x, y] == pytest.approx(value, abs=1e-10)
+    assert values.min() <= smooth.min() and smooth.max() <= values.max()

@@ -127,18 +127,26 @@ def triangle(weights: Tensor) -> Tensor:
     return (weights @ torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5]], dtype=weights.dtype)).T
 
 
-def surface(weights: Tensor, values: Sequence[float]) -> tuple[Triangulation, np.ndarray]:
-    """A smooth surface through values over mixtures of three networks: each triangle of the grid in sixteen."""
-    from matplotlib.tri import Triangulation, UniformTriRefiner
+def surface(weights: Tensor, values: Tensor) -> tuple[Triangulation, np.ndarray]:
+    """A smooth surface through values over mixtures of three networks: each triangle of the grid in sixteen.
 
-    return UniformTriRefiner(Triangulation(*triangle(weights))).refine_field(values, subdiv=2)
+    Inside of a triangle it stays between the values at the corners, so it shows no hill that was not measured.
+    """
+    from matplotlib.tri import CubicTriInterpolator, Triangulation, UniformTriRefiner
+
+    grid, values = Triangulation(*triangle(weights).numpy()), values.numpy()
+    refiner = UniformTriRefiner(grid)
+    fine, smooth = refiner.refine_field(values, CubicTriInterpolator(grid, values, kind="geom"), subdiv=2)
+    _, inside = refiner.refine_triangulation(return_tri_index=True, subdiv=2)
+    corners = values[grid.triangles[inside]]
+    return fine, smooth.clip(corners.min(1), corners.max(1))
 
 
 def draw_triangle(
     ax: Axes, weights: Tensor, values: Sequence[float], names: Sequence[str], **look: object
 ) -> TriContourSet:
     """Filled contours of values over mixtures of three networks."""
-    filled = ax.tricontourf(*surface(weights, values), extend="both", **look)
+    filled = ax.tricontourf(*surface(weights, torch.as_tensor(values)), extend="both", **look)
     filled.set_rasterized(True)  # a drawing of all its small triangles would be ten times as large
     corners = triangle(torch.eye(3))
     ax.plot(*corners[:, [0, 1, 2, 0]], color="black", linewidth=0.8)
