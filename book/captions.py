@@ -26,7 +26,7 @@ class Captions(SphinxTransform):
                 if part.get("nb_element") == "mime_bundle"
                 and "data-lmc-state" in part.astext()
             )
-            figure = nodes.figure(names=[said["name"]], classes=["live"])
+            figure = nodes.figure(names=[said["name"]])
             bundle.replace_self(figure)
             figure += [bundle, nodes.caption("", said["caption"])]
             self.document.note_explicit_target(figure)

@@ -973,6 +973,22 @@ def test_the_reference_has_no_words_of_machines(html: Path):
         assert not [kind for kind in plain if not kind.startswith("ClassVar[")], "a property's words end in a colon"
 
 
+EDGES = """() => [...document.querySelectorAll(`article section > p, article section > div.math,
+  article div.cell_input, article .lmc-figure, article .lmc-table`)]
+  .filter(one => one.offsetWidth && !one.closest("details, .admonition, li"))
+  .map(one => Math.round(one.getBoundingClientRect().right))"""
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_text_code_tables_and_figures_end_at_one_edge(name: str, width: int, html: Path, watched: SimpleNamespace):
+    watched.page.set_viewport_size({"width": width, "height": 900})
+    watched.page.goto((html / "book" / f"{name}.html").as_uri())
+    edges = watched.page.evaluate(EDGES)
+    assert len(edges) >= 10
+    assert max(edges) - min(edges) <= 1
+
+
 # At each place of the marker, the words in one plot that lie on each other.
 MET = """figure => {
   const met = [], slider = figure.querySelector("input[type=range]");
