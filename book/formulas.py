@@ -14,9 +14,8 @@ from sphinx.errors import ExtensionError
 from sphinx.writers.html5 import HTML5Translator
 
 KATEX = Path(__file__).parent / "vendor" / "katex" / "katex.min.js"
-
-
 SHORT = 24  # letters of TeX; longer formulas may go on in the next line
+TAG = re.compile(r"\\tag\{([\d.]+)\}")
 
 
 @cache
@@ -55,9 +54,6 @@ def hold(app: Any, document: nodes.document, page: str) -> None:
             held = nodes.inline("", "", formula.deepcopy(), nodes.Text(mark))
             held["classes"].append("held")
             line[place - 1 : place + 1] = [held, nodes.Text(rest)]
-
-
-TAG = re.compile(r"\\tag\{([\d.]+)\}")
 
 
 def refer(app: Any, document: nodes.document, page: str) -> None:

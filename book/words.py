@@ -66,7 +66,6 @@ def works() -> dict[str, str]:
 
 def uses(document: nodes.document) -> list[nodes.Node]:
     """The words of a page's paragraphs that nothing links yet, in the order of the page, then the inline code."""
-
     listed = {
         paragraph
         for section in document.findall(nodes.section)
@@ -264,6 +263,7 @@ def skip_field(
 
 
 def setup(app: Any) -> dict[str, bool]:
+    app.connect("env-updated", lambda app, env: [GLOSSARY])  # leads to all pages
     app.connect("doctree-resolved", connect)
     app.connect("html-page-context", preview)
     app.connect("build-finished", write_summaries)
