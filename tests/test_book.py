@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -971,6 +972,14 @@ def test_the_reference_has_no_words_of_machines(html: Path):
         kinds = re.findall(r'>Type<span class="colon">:</span></dt>\s*<dd[^>]*>(.*?)</dd>', text, re.S)
         plain = [re.sub(r"<.*?>", "", kind).strip() for kind in kinds]
         assert not [kind for kind in plain if not kind.startswith("ClassVar[")], "a property's words end in a colon"
+
+
+def test_the_footer_says_version_date_licence_and_how_to_cite(html: Path, watched: SimpleNamespace):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    watched.page.goto((html / "book" / "08-gpt2.html").as_uri())
+    footer = watched.page.locator("footer.bd-footer-content")
+    for said in (f"Version {version}.", "Last updated on", "MIT licence", "How to cite this book"):
+        expect(footer).to_contain_text(said)
 
 
 EDGES = """() => [...document.querySelectorAll(`article section > p, article section > div.math,
