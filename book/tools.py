@@ -21,7 +21,6 @@ from fontTools.subset import Subsetter
 from fontTools.ttLib import TTFont
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from pybtex.backends.markdown import Backend
 from pybtex.database import parse_file
 from pybtex.plugin import find_plugin
 
@@ -191,23 +190,27 @@ def wrap_figures(path: Path) -> int:
 TITLE = "## References"
 
 
-def references(text: str) -> str:
-    """List, as the bibliography has them, the works that a text links, in the order of the bibliography."""
+def works(backend: str) -> dict[str, str]:
+    """Of each work in the bibliography, by the end of its address, who wrote it, its title, and when."""
     style = find_plugin("pybtex.style.formatting", "unsrt")(abbreviate_names=True)
     entries = parse_file(ROOT / "book" / "references.bib").entries.values()
+    write = find_plugin("pybtex.backends", backend)()
+    texts = [work.text.render(write) for work in style.format_entries(entries)]
+    return {
+        entry.fields.get("eprint") or entry.fields["url"]: " ".join(text.split())
+        for entry, text in zip(entries, texts, strict=True)
+    }
+
+
+def references(text: str) -> str:
+    """List the works that a text links, in the order of the bibliography."""
     linked = [
-        entry
-        for entry in entries
-        if re.search(
-            rf"{re.escape(entry.fields.get('eprint') or entry.fields['url'])}\)",
-            text,
-        )
+        f"- {work}"
+        for address, work in works("markdown").items()
+        if f"{address})" in text
     ]
-    works = [work.text.render(Backend()) for work in style.format_entries(linked)]
-    plain = [
-        re.sub(r"\\([^\w\s*_`])", r"\1", " ".join(work.split())) for work in works
-    ]
-    return "\n".join(f"- {work}" for work in plain)
+    # Marks that Markdown takes for nothing else stay as they are.
+    return re.sub(r"\\([^\w\s*_`])", r"\1", "\n".join(linked))
 
 
 def cite(path: Path) -> bool:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from pybtex.database import parse_file
-from pybtex.plugin import find_plugin
+
+from tools import works
 
 GLOSSARY = "book/glossary"
-BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 QUIET = {GLOSSARY, "book/references"}  # and the package reference, below
 PEOPLE = {"reader"}  # who is a weight in the glossary, and a person elsewhere
 # Where a link would disturb, or where one is.
@@ -50,18 +49,6 @@ def meanings(glossary: nodes.document) -> dict[str, str]:
         )
         found[item.next_node(nodes.term).astext().strip()] = said
     return found
-
-
-def works() -> dict[str, str]:
-    """Of each work in the bibliography, by the end of its address, who wrote it, its title, and when."""
-    style = find_plugin("pybtex.style.formatting", "unsrt")(abbreviate_names=True)
-    entries = parse_file(BIBLIOGRAPHY).entries.values()
-    plain = find_plugin("pybtex.backends", "plaintext")()
-    texts = [work.text.render(plain) for work in style.format_entries(entries)]
-    return {
-        entry.fields.get("eprint") or entry.fields["url"]: " ".join(text.split())
-        for entry, text in zip(entries, texts, strict=True)
-    }
 
 
 def uses(document: nodes.document) -> list[nodes.Node]:
@@ -163,7 +150,7 @@ def connect(app: Any, document: nodes.document, page: str) -> None:
             end = use.end()
         if parts:
             node.parent.replace(node, [*parts, nodes.Text(text[end:])])
-    papers = works()
+    papers = works("plaintext")
     for node in [*document.findall(nodes.reference)]:
         address = node.get("refuri", "")
         work = papers.get(address.removeprefix("https://arxiv.org/abs/"))
