@@ -8,8 +8,9 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,11 +59,17 @@ def sample_measures(network: lmc.Network, batches: Batches, calibrate: bool = Fa
 
 
 def command(
-    doc: str, table: str, cases: Iterable[str], compute: Callable[[str, Namespace], list[dict]], *needs: str
+    doc: str,
+    table: str,
+    cases: Iterable[str],
+    compute: Callable[[str, Namespace], Any],
+    *needs: str,
+    rows: Callable[[list], Iterable[dict]] = chain.from_iterable,
 ) -> None:
     """The command line of a long run: ``run`` computes the cases that are not in ``--out``, ``table`` gathers them.
 
-    ``needs`` are further options that ``compute`` finds in its arguments.
+    ``needs`` are further options that ``compute`` finds in its arguments; ``rows`` makes the rows of the table from
+    what it returned for all cases, by default lists of rows.
     """
     cases = list(cases)
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,7 +88,7 @@ def command(
             if not path.exists():
                 path.write_text(json.dumps(compute(case, args)))
     else:
-        write(table, [row for path in paths.values() for row in json.loads(path.read_text())])
+        write(table, list(rows([json.loads(path.read_text()) for path in paths.values()])))
 
 
 def write(name: str, rows: list[dict]) -> None:
