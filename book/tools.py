@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -190,6 +191,7 @@ def wrap_figures(path: Path) -> int:
 TITLE = "## References"
 
 
+@cache  # each page asks
 def works(backend: str) -> dict[str, str]:
     """Of each work in the bibliography, by the end of its address, who wrote it, its title, and when."""
     style = find_plugin("pybtex.style.formatting", "unsrt")(abbreviate_names=True)

@@ -200,7 +200,7 @@ def number(app: Any, page: str) -> str:
     return (
         f"chapter {numbers[0]}"
         if numbers
-        else escape(app.env.titles[page].astext())
+        else escape(app.env.titles[page].astext().split(":")[0])
     )
 
 

@@ -915,6 +915,23 @@ def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: Simpl
     assert not watched.wrong
 
 
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_every_figure_fits_a_screen(name: str, html: Path, watched: SimpleNamespace):
+    watched.page.set_viewport_size({"width": 1280, "height": 900})
+    watched.page.goto((html / "book" / f"{name}.html").as_uri())
+    figures = watched.page.locator(".lmc-figure")
+    heights = [figure.bounding_box()["height"] for figure in figures.all()]
+    assert max(heights, default=0) <= 900
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_no_style_of_a_figure_takes_the_cells_of_a_table_apart(name: str, html: Path, watched: SimpleNamespace):
+    watched.page.goto((html / "book" / f"{name}.html").as_uri())
+    cells = watched.page.locator(".lmc-table :is(td, th)")
+    shown = cells.evaluate_all("cells => cells.map((cell) => getComputedStyle(cell).display)")
+    assert set(shown) <= {"table-cell"}
+
+
 def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: SimpleNamespace):
     page = watched.page
     page.goto((html / "book" / "08-gpt2.html").as_uri())

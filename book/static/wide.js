@@ -1,4 +1,4 @@
-// Long tables of results can be sorted: a press on a column's name sorts by it, the next one turns the order around.
+// What is longer or wider than a screen. Long tables can be sorted: a press on a name sorts by it, the next one turns it around.
 const LONG = 8; // rows
 const NUMBER = /^[−-]?[\d,]*\.?\d+( ±.*)?$/; // a mean may have errors behind it
 
