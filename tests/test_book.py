@@ -915,13 +915,28 @@ def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: Simpl
     assert not watched.wrong
 
 
+# The heights of each figure, at all places of its marker.
+HEIGHTS = """figures => figures.map((figure) => {
+  const heights = new Set(), slider = figure.querySelector("input[type=range]");
+  for (let at = 0; at <= Number(slider.max); at++) {
+    slider.value = at;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    heights.add(figure.offsetHeight);
+  }
+  return [...heights];
+})"""
+
+
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
-def test_every_figure_fits_a_screen(name: str, html: Path, watched: SimpleNamespace):
+def test_every_figure_fits_a_screen_and_keeps_its_height(name: str, html: Path, watched: SimpleNamespace):
     watched.page.set_viewport_size({"width": 1280, "height": 900})
     watched.page.goto((html / "book" / f"{name}.html").as_uri())
     figures = watched.page.locator(".lmc-figure")
-    heights = [figure.bounding_box()["height"] for figure in figures.all()]
-    assert max(heights, default=0) <= 900
+    assert all(figure.bounding_box()["height"] <= 900 for figure in figures.all())
+    for width in (1280, 390):
+        watched.page.set_viewport_size({"width": width, "height": 900})
+        for heights in figures.filter(has=watched.page.locator("input[type=range]")).evaluate_all(HEIGHTS):
+            assert len(heights) == 1, "what is read moves while the slider is dragged"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
