@@ -915,6 +915,16 @@ def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: Simpl
     assert not watched.wrong
 
 
+def test_a_printed_chapter_begins_with_its_number_and_has_figures_of_two_columns(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.set_viewport_size({"width": 672, "height": 1000})  # A4 within its margins
+    page.goto((html / "book" / "10-different-widths.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.locator("h1:visible").all_inner_texts() == ["10. Different widths"]
+    columns = page.locator(".lmc-body").first.evaluate("e => getComputedStyle(e).gridTemplateColumns")
+    assert len(columns.split()) == 2
+
+
 # The heights of each figure, at all places of its marker.
 HEIGHTS = """figures => figures.map((figure) => {
   const heights = new Set(), slider = figure.querySelector("input[type=range]");
