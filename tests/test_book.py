@@ -113,6 +113,20 @@ def test_a_figure_comes_before_the_eleventh_line_of_code(code):
     assert lines <= 10, "fold the cell under its figure: tag hide-input"
 
 
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[0].isdigit()], ids=lambda path: path.stem)
+def test_each_chapter_has_something_to_build_with_a_check_two_hints_and_a_solution(path):
+    cells = nbformat.read(path, 4).cells
+    (start,) = [i for i, cell in enumerate(cells) if cell.cell_type == "markdown" and "## Build it: " in cell.source]
+    blank, check, hints, solution = cells[start + 1 : start + 5]
+    assert "your line" in blank.source or "= ..." in blank.source
+    assert not blank.outputs and len(blank.source.splitlines()) <= 30
+    assert check.source.rstrip().splitlines()[-1].startswith("print(check(") or "\nprint(check(" in check.source
+    assert check.outputs[0].text.startswith("there is still a blank\n")
+    assert hints.source.count("*Hint ") == 2
+    assert solution.source.startswith("# @title Solution: ") and "hide-cell" in solution.metadata.tags
+    assert solution.outputs[0].text.startswith("right")
+
+
 def test_means_and_their_errors_are_in_tables(code):
     printed = [output.text for cell in code for output in cell.outputs if output.output_type == "stream"]
     assert not [text for text in printed if re.search(r"\+-|±", text)], "lmc.table shows them"
