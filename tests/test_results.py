@@ -12,7 +12,7 @@ import lmc_utils as lmc
 from lmc_utils import data as data_module
 
 MODERN = {"llama", "neox", "resnet20"}
-TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices", "merging")
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +182,17 @@ def test_three_vits_are_connected_by_all_four_measures(barriers):
     measures = found.barrier, found.calibrated_barrier, found.accuracy_barrier, seen.barrier
     assert all(value <= 0.01 for value in measures), measures
     assert found.barrier <= 2 * mean_barrier(barriers, "vit", "learned", "test")
+
+
+def test_merging_pays_on_fresh_seeds_and_longer_training_pays_more():
+    table = lmc.load_table("merging")
+    assert len(table.triple.unique()) == 3
+    for _, triple in table.groupby("triple"):
+        found = triple.set_index("network")
+        parents = found[found.index.str.startswith("network")]
+        assert len(parents) == 3
+        average, ensemble, longer = (found.loc[kind] for kind in ("average", "ensemble", "three times as long"))
+        assert (parents.loss > average.loss).all() and (parents.accuracy < average.accuracy).all()
+        assert average.loss_gain < -3 * average.loss_gain_error
+        assert longer.loss < ensemble.loss < average.loss
+        assert average.loss_gain == pytest.approx(average.loss - parents.loss.mean(), abs=1e-4)

@@ -52,4 +52,5 @@ const scrolls = new ResizeObserver((seen) => {
     if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
     else target.removeAttribute("tabindex");
 });
-for (const box of document.querySelectorAll("article :is(div.math, pre)")) scrolls.observe(box);
+for (const box of document.querySelectorAll("article :is(div.math, pre, figure:has(> img.lmc-wide))"))
+  scrolls.observe(box);
