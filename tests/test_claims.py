@@ -10,7 +10,7 @@ import pytest
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 NOTEBOOKS = {path.stem: nbformat.read(path, 4) for path in sorted(BOOK.glob("*.ipynb"))}
-CLAIMS = (BOOK / "claims.md").read_text(encoding="utf-8")
+CLAIMS = Path(__file__).with_name("claims.md").read_text(encoding="utf-8")
 MEASURED = re.compile(r"<!-- measured(?: in ([\w-]+))?: (.+?) -->")
 WORDS = 6  # fewer are emphasis
 
