@@ -370,6 +370,8 @@ def build(root: Path = ROOT) -> None:
             page.write_text(better, encoding="utf-8")
     pages.joinpath("_static", "scripts", "fontawesome.js").unlink(missing_ok=True)
     keep_icons(pages)
+    for plot in pages.glob("_images/*.svg"):
+        plot.write_text(lighter(plot.read_text(encoding="utf-8")), encoding="utf-8")
     print(
         f"Open {(pages / 'index.html').as_uri()}\n"
         "or, where the browser is on another machine: python3 -m http.server --directory _build/html"
@@ -396,6 +398,17 @@ def mended(page: str) -> str:
         return f'<span class="sig-lines">{inside}</span>'
 
     return re.sub(r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>", lines, page)
+
+
+def lighter(drawing: str) -> str:
+    """A drawing of matplotlib to a hundredth of a point, without line breaks: a tenth fewer bytes, which nobody sees."""
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
+    drawing = re.sub(r">\s+<", "><", drawing)
+
+    def short(places: re.Match) -> str:
+        return re.sub(r"(\.\d\d)\d+", r"\1", " " + " ".join(places[0].split()))
+
+    return re.sub(r' (?:d|x|y)="[^"]*"', short, drawing)
 
 
 # What the theme's style sheet says of one icon: .fa-bars:before,.fa-navicon:before{content:"\f0c9"}
