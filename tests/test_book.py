@@ -1023,7 +1023,7 @@ def test_the_glossary_has_letters_and_leads_back_to_where_its_words_are_used(htm
 def test_the_text_leads_to_the_equation_that_it_names(html: Path, watched: SimpleNamespace):
     page = watched.page
     page.goto((html / "book" / "01-two-solutions.html").as_uri())
-    page.get_by_role("link", name="equation (1.1)").click()
+    page.get_by_role("link", name="equation (1.1)").first.click()
     expect(page.locator(":target .katex-tag")).to_have_text("(1.1)")
 
 
