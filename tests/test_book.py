@@ -945,6 +945,16 @@ def test_a_printed_chapter_begins_with_its_number_and_has_figures_of_two_columns
     assert len(columns.split()) == 2
 
 
+def test_a_wide_plot_keeps_its_letters_on_a_phone_and_is_reached_by_the_tab_key(html: Path, watched: SimpleNamespace):
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto((html / "book" / "02-permutations.html").as_uri())
+    plot = page.locator("img.lmc-wide").first
+    assert plot.bounding_box()["width"] == 576
+    expect(plot.locator("xpath=..")).to_have_attribute("tabindex", "0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 # The heights of each figure, at all places of its marker.
 HEIGHTS = """figures => figures.map((figure) => {
   const heights = new Set(), slider = figure.querySelector("input[type=range]");
