@@ -36,16 +36,16 @@ TRIPLES = (10, 13, 16)
 CASES = {f"vit-{seed}{kind}": (seed, kind) for seed in TRIPLES for kind in ("", "-longer")}
 
 
-def trained(seed: int, data: Data, path: Path, times: int = 1) -> nn.Module:
-    """The end point ``vit``, trained so many times as long; written to ``path``, and read if it is there."""
-    preset = PRESETS["vit"]
+def trained(name: str, seed: int, data: Data, path: Path, times: int = 1) -> nn.Module:
+    """An end point, trained so many times as long; written to ``path``, and read if it is there."""
+    preset = PRESETS[name]
     config = shaped(preset.architecture, preset.config, data)
     if not path.exists():
         torch.manual_seed(seed)
         recipe = preset.recipe | {"epochs": times * preset.recipe["epochs"]}
         model = lmc.train(
-            BUILDERS[preset.architecture](**config), data.train, **recipe, augment=augmentation(preset.augment, data),
-            seed=seed, checkpoint=path.with_suffix(".unfinished"),
+            BUILDERS[preset.architecture](**config), data.train, **recipe, seed=seed,
+            augment=preset.augment and augmentation(preset.augment, data), checkpoint=path.with_suffix(".unfinished"),
         )  # fmt: skip
         lmc.save_checkpoint(path, model, preset.architecture, config, seed=seed)
     return lmc.load_checkpoint(path).model
@@ -79,11 +79,11 @@ def case(name: str, args: Namespace) -> dict:
     data = lmc.load_data(str(args.data), batch_size=100)
     epochs, flip = PRESETS["vit"].recipe["epochs"], augmentation(PRESETS["vit"].augment, data)
     if kind:
-        model = trained(seed, data, args.out / f"{name}.safetensors", times=3)
+        model = trained("vit", seed, data, args.out / f"{name}.safetensors", times=3)
         found = {"three times as long": (3 * epochs, answers(lmc.canonicalize(model), data))}
     else:
         seeds = range(seed, seed + 3)
-        networks = [lmc.canonicalize(trained(s, data, args.out / f"vit-seed{s}.safetensors")) for s in seeds]
+        networks = [lmc.canonicalize(trained("vit", s, data, args.out / f"vit-seed{s}.safetensors")) for s in seeds]
         _, init = lmc.universe_matching(networks)
         universe, _ = lmc.learned_universe(networks, data.train, init=init, augment=flip, seed=seed, **LONGER)
         each = [answers(network, data) for network in networks]

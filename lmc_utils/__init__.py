@@ -2,7 +2,15 @@
 
 from .checks import check_network
 from .data import load_data, load_table
-from .explore import explore, explore_plane, explore_simplex, explore_spec, explore_symmetry, table
+from .explore import (
+    explore,
+    explore_adder,
+    explore_plane,
+    explore_simplex,
+    explore_spec,
+    explore_symmetry,
+    table,
+)
 from .landscape.average import average, merge, merge_circuits
 from .landscape.curve import Barriers, Curve, barrier, barriers, interpolate
 from .landscape.estimate import Estimate, estimate, summarize
@@ -79,6 +87,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "explore",
+    "explore_adder",
     "explore_plane",
     "explore_simplex",
     "explore_spec",

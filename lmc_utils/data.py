@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from pyarrow import parquet
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from .arguments import brief, count, instance, wording
@@ -182,7 +182,8 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
     ----------
     name
         ``"fashion-mnist"`` (12,000 + 2,000 images), ``"digits"`` (1,437 + 360 images) and ``"shakespeare"`` (37 plays)
-        ship with the package and need no network; what they are is in ``assets/README.md``. Any other name is a folder
+        ship with the package and need no network; ``assets/README.md`` describes them. ``"sums"`` are made on the spot
+        (see :func:`sums`), and leave ``context`` and ``tokenizer`` unread. Any other name is a folder
         or a set of the Hugging Face hub, such as ``"uoft-cs/cifar10"``, in the splits ``train``, ``test`` and, if it is
         there, ``validation``. Its columns are found by their type: an image and a class label (the first of several),
         or a text.
@@ -216,6 +217,8 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
     instance(
         "tokenizer", tokenizer, (Tokenizer, NoneType), "a fast tokenizer of transformers has one, .backend_tokenizer"
     )
+    if name == "sums":
+        return sums(batch_size)
     if name in SHIPPED and tokenizer is None:
         splits, classes, tokenizer, scale = _shipped(name)
     else:
@@ -229,6 +232,51 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
             inputs, targets = (tokens[: windows * context].view(windows, context) for tokens in (inputs, targets))
         batches[split] = Batches(inputs, targets, batch_size, classes)
     return Data(name, batches["train"], batches["test"], batches.get("validation"), classes, tokenizer, scale)
+
+
+def sums(batch_size: int = 500) -> Data:
+    """All sums of two numbers below 100, written as ``47+38=580``: two digits each, the answer from its last digit.
+
+    A network that reads the first eight characters of a sum answers ``=`` until the question is complete, then the
+    three digits of the answer: so every target can be known, and a loss of zero is possible.
+
+    Parameters
+    ----------
+    batch_size
+        Samples in a minibatch.
+
+    Returns
+    -------
+    Data
+        8,000 sums to train on and the 2,000 others to test: a sum and its mirror image (47+38, 38+47) are in the same
+        part. Inputs and targets (N, 8) int64: 0 to 9 are digits, 10 is ``+`` and 11 is ``=``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``batch_size`` is no positive whole number.
+
+    Examples
+    --------
+    >>> data = sums()
+    >>> data.tokenizer.decode(data.test.inputs[0].tolist()), data.test.targets[0].tolist()
+    ('75+89=46', [11, 11, 11, 11, 11, 4, 6, 1])
+    """
+    a, b = torch.cartesian_prod(torch.arange(100), torch.arange(100)).T
+    drawn = torch.randperm(10_000, generator=torch.Generator().manual_seed(0))
+    order = drawn[100 * torch.minimum(a, b) + torch.maximum(a, b)].argsort(stable=True)
+    a, b = a[order], b[order]
+    total, plus, equals = a + b, torch.full_like(a, 10), torch.full_like(a, 11)
+    written = torch.stack(
+        [a // 10, a % 10, plus, b // 10, b % 10, equals, total % 10, total // 10 % 10, total // 100], 1
+    )
+    inputs, targets = written[:, :-1], written[:, 1:].clone()
+    targets[:, :5] = 11  # the question is not complete yet
+    characters = Tokenizer(models.WordLevel({character: i for i, character in enumerate("0123456789+=")}))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    characters.decoder = decoders.Fuse()
+    train, test = Batches(inputs, targets, batch_size).cut(8000)
+    return Data("sums", train, test, tokenizer=characters)
 
 
 def load_table(name: str) -> pd.DataFrame:
@@ -337,7 +385,7 @@ def _hub(name: str) -> Mapping[str, datasets.Dataset]:
             problem = f"{name!r} is neither shipped nor a folder here, and no network reaches the Hugging Face hub"
         else:
             problem = f"{name!r} is neither shipped nor a folder here, and the Hugging Face hub does not give it"
-        raise ValueError(f"{problem} ({error}). Without a network there are {', '.join(SHIPPED)}") from error
+        raise ValueError(f"{problem} ({error}). Without a network there are {', '.join(SHIPPED)}, sums") from error
     if "test" not in splits and "valid" in splits:  # Tiny ImageNet's test labels were never published
         splits["test"] = splits["valid"]
     if missing := {"train", "test"} - set(splits):

@@ -2,6 +2,7 @@
 
 import json
 
+from .adder import Adder, explore_adder
 from .curves import Curves, explore
 from .figure import Figure
 from .plane import PlaneFigure, explore_plane
@@ -11,6 +12,7 @@ from .symmetry import Walk, explore_symmetry
 from .table import ResultTable, restyle, table
 
 __all__ = [
+    "Adder",
     "Curves",
     "Figure",
     "PlaneFigure",
@@ -19,6 +21,7 @@ __all__ = [
     "Triangle",
     "Walk",
     "explore",
+    "explore_adder",
     "explore_plane",
     "explore_simplex",
     "explore_spec",
@@ -28,7 +31,7 @@ __all__ = [
     "wrap",
 ]
 
-KINDS = {kind.kind: kind for kind in (Curves, PlaneFigure, SpecFigure, Triangle, Walk)}
+KINDS = {kind.kind: kind for kind in (Adder, Curves, PlaneFigure, SpecFigure, Triangle, Walk)}
 
 
 def wrap(state: str) -> str:

@@ -156,6 +156,23 @@ def _evaluate(
     return Evaluation(loss / total, correct / total, torch.cat(kept) if kept else torch.empty(0))
 
 
+@torch.no_grad()
+def whole_accuracy(network: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> float:
+    """The fraction of samples of which every target is the most probable class: of sums, those that are right.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
+    right = total = 0
+    for inputs, targets in pairs(batches, tensors=True):
+        logits = answer(network, inputs)
+        check_targets(logits, targets)
+        right += (logits.argmax(-1) == targets).view(len(targets), -1).all(1).sum().item()
+        total += len(targets)
+    if total == 0:
+        raise ValueError(EMPTY)
+    return right / total
+
+
 def best_temperature(logits: Tensor, targets: Tensor) -> float:
     """The number by which to divide logits so that their mean cross entropy with these targets is least.
 

@@ -47,7 +47,8 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
         width 128, trained on 411,000 tokens of Shakespeare's plays; ``"gpt2-dropout"``: the same for longer and with
         more dropout, easier to connect; ``"gpt2-32"``, ``"gpt2-64"``, ``"gpt2-96"``: narrower ones, and
         ``"gpt2-64-heads2"`` with two heads instead of four. ``"llama"``, ``"neox"``: as large as ``"gpt2"`` and trained
-        alike; ``"resnet20"``: trained on the shipped Fashion-MNIST. How they were made:
+        alike; ``"resnet20"``: trained on the shipped Fashion-MNIST; ``"adder"``: two layers, width 32, adds numbers
+        below 100 (``load_data("sums")``). How they were made:
         :data:`lmc_utils.zoo.presets.PRESETS`.
     seed
         The seed of its initial weights and of the order of its data.

@@ -92,6 +92,14 @@ PRESETS |= {
     ),
 }
 
+# Two numbers of two digits (front page): so small that a page runs it. 1,500 steps are too few for some seeds
+PRESETS["adder"] = Preset(
+    "gpt2",
+    GPT2 | {"n_layer": 2, "n_embd": 32, "n_inner": 128, "n_positions": 8},
+    {"epochs": 125, "batch_size": 256, "lr": 2e-3, "weight_decay": 0.05, "warmup": 0.025, "clip": 1.0},
+    "sums",
+)
+
 # The paper's own (arXiv 2506.22712, Table 3 and appendix B), for those who have GPUs and a network. Where it says
 # "warm-up" without a number, 5 % of the steps are taken, which it gives for BookCorpus.
 PAPER_VIT = {"global_pool": "token", "num_heads": 8}

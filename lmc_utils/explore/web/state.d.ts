@@ -126,6 +126,16 @@ interface WalkState extends Named {
   blocks: { name: string; style: string; frames: number[][]; count: number }[];
 }
 
+interface AdderState extends Named {
+  lambdas: number[];
+  methods: (Method & { right: number[] })[];
+  sums: [number, number][];
+  unseen: number;
+  sizes: { blocks: number; heads: number };
+  shapes: Record<string, number[]>;
+  networks: { codes: string; steps: number[] }[];
+}
+
 interface Window {
   lmcFigures?: number;
 }
