@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from playwright.sync_api import Locator, Page, expect
 
+import lmc_utils as lmc
 from lmc_utils.explore.figure import power, show
+from lmc_utils.networks.base import BUILDERS
+from lmc_utils.zoo.presets import PRESETS, shaped
 
 FIELDS = ("loss", "excess", "accuracy", "barrier")
 
@@ -107,6 +114,61 @@ def drive_simplex(page: Page, figure: Locator, state: dict[str, Any]) -> None:
                     expect(read(figure, other["name"], field)).to_have_text(show(value))
 
 
+@torch.no_grad()
+def added(state: dict[str, Any], method: int, lam: float, question: tuple[int, int]) -> str:
+    """What the network at this place of a path writes behind a question, from the weights in the page."""
+    stock = lmc.canonicalize(BUILDERS["gpt2"](**shaped("gpt2", PRESETS["adder"].config, lmc.load_data("sums"))))
+    weights = []
+    for kept in (state["networks"][0], state["networks"][1 + method]):
+        codes = torch.frombuffer(bytearray(base64.b64decode(kept["codes"])), dtype=torch.int8)
+        parts = codes.split([math.prod(shape) for shape in state["shapes"].values()])
+        weights.append(
+            {
+                name: (part * step).view(shape)
+                for (name, shape), part, step in zip(state["shapes"].items(), parts, kept["steps"], strict=True)
+            }
+        )
+    network = lmc.merge(*(replace(stock, params=w) for w in weights), lam)
+    tokens = [
+        int(letter) if letter.isdigit() else 10 + "+=".index(letter) for letter in "{:02}+{:02}=".format(*question)
+    ]
+    for _ in range(3):
+        tokens.append(network(torch.tensor([tokens]))[0, -1].argmax().item())
+    written = "".join("0123456789+="[token] for token in tokens[:-4:-1])
+    return re.sub(r"^0{1,2}(?=\d)", "", written)
+
+
+def drive_adder(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Slider, drag, numbers that are typed: the page writes what the networks write here."""
+    last = len(state["lambdas"]) - 1
+
+    def expect_answers_at(at: int, first: tuple[int, int]) -> None:
+        assert place_of(figure) == at
+        for row, question in zip(figure.locator("tbody tr").all(), (first, *state["sums"][1:]), strict=True):
+            for method in range(len(state["methods"])):
+                said = added(state, method, state["lambdas"][at], question)
+                verdict = "✓, right" if said == str(sum(question)) else "✗, wrong"
+                expect(row.locator("td").nth(method)).to_have_text(said + verdict)
+
+    for at in (0, last // 2):
+        figure.locator("input[type=range]").fill(str(at))
+        expect_answers_at(at, state["sums"][0])
+    box = figure.locator(".lmc-panel").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 100, steps=4)
+    page.mouse.up()
+    first, second = figure.get_by_label("number").all()
+    first.fill("7x")
+    second.fill("94")
+    expect(first).to_have_value("7")
+    expect_answers_at(place_of(figure), (7, 94))
+    page.keyboard.press("Tab")
+    figure.locator(".lmc-panel").focus()
+    page.keyboard.press("End")
+    expect_answers_at(last, (7, 94))
+
+
 def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     """Every site on the page lights up what writes and reads it, every parameter its sites."""
     if "views" in state:
@@ -130,6 +192,7 @@ def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
 
 #: By the figure's ``data-kind``. A new kind of figure comes with its driver.
 DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
+    "adder": drive_adder,
     "curves": drive_curves,
     "plane": drive_plane,
     "simplex": drive_simplex,

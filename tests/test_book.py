@@ -158,6 +158,7 @@ def test_a_live_figure_has_a_caption_whose_numbers_it_shows(code):
             said, state = cell.metadata["mystnb"]["figure"], json.loads(kept[1])
             drawn = [one for split in state.get("curves", state.get("surfaces", [])) for one in split]
             shown = [one["barrier"] for one in drawn] + [min(one["accuracy"]) for one in drawn]
+            shown += [100 * x for method in state.get("methods", []) for x in method.get("right", [])]
             assert re.fullmatch(r"fig-[a-z0-9-]+", said["name"])
             for number in re.findall(r"\d+\.\d+", said["caption"]):
                 digits = len(number.partition(".")[2])

@@ -491,6 +491,13 @@ data = [(inputs, inputs.argmax(-1) // 2)]
 """
 #: The kinds of figure that are tried live, each in a cell of its own.
 LIVE = {
+    "adder": """
+import lmc_utils as lmc
+
+a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+figure = lmc.explore_adder(a, {"vanilla": b, "weight": lmc.weight_matching(a, b)(b)}, lmc.load_data("sums").test)
+figure
+""",
     "curves": CURVES,
     "symmetry": NETWORKS + 'figure = lmc.explore_symmetry(a, "ff.0", inputs, steps=4)\nfigure',
     "spec": NETWORKS + "figure = lmc.explore_spec(a)\nfigure",

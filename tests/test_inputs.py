@@ -48,6 +48,7 @@ CURVE, OTHER = (lmc.interpolate(A, x, DATA, points=3) for x in (B, C))
 PLANE = lmc.interpolate_plane([A, B, C], DATA, points=3)
 SIMPLEX = lmc.interpolate_simplex([A, B, C], DATA, points=4)
 IMAGES, PLAYS = (load_data(name) for name in ("digits", "shakespeare"))
+ADDER, SUMS = lmc.canonicalize(lmc.load_endpoint("adder")), load_data("sums").test.take(20)
 
 
 def once() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -223,6 +224,18 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "explore: ends that are NaN": (
         lambda: lmc.explore({"a": replace(CURVE, ends=replace(CURVE, loss=CURVE.loss * NAN))}),
         ValueError, "the excess of 'a' is not finite"),
+    "explore_adder: no networks": (
+        lambda: lmc.explore_adder(ADDER, {}, SUMS), ValueError, "ends must hold one network at least"),
+    "explore_adder: other networks": (
+        lambda: lmc.explore_adder(A, {"vanilla": B}, SUMS), ValueError, "shows networks that add.*and a is none"),
+    "explore_adder: another network": (
+        lambda: lmc.explore_adder(ADDER, {"vanilla": A}, SUMS), ValueError, "differ"),
+    "explore_adder: a list": (lambda: lmc.explore_adder(ADDER, [ADDER], SUMS), TypeError, "ends must be a Mapping"),
+    "explore_adder: no sums": (
+        lambda: lmc.explore_adder(ADDER, {"a": ADDER}, None), TypeError, "sums must be a Batches, not a NoneType"),
+    "explore_adder: no half way": (
+        lambda: lmc.explore_adder(ADDER, {"a": ADDER}, SUMS, points=4), ValueError, "points must be odd.*not 4"),
+    "sums: no batch": (lambda: lmc.load_data("sums", batch_size=0), ValueError, "batch_size must be at least 1, not 0"),
     "explore_simplex: a list": (lambda: lmc.explore_simplex([SIMPLEX]), TypeError, "must be a Mapping, not a list"),
     "explore_simplex: title": (
         lambda: lmc.explore_simplex({"a": SIMPLEX}, title=None), TypeError, "title must be a str"),
