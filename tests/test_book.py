@@ -939,7 +939,7 @@ def test_a_long_table_is_sorted_by_any_of_its_columns(html: Path, watched: Simpl
 def test_a_printed_chapter_begins_with_its_number_and_has_figures_of_two_columns(html: Path, watched: SimpleNamespace):
     page = watched.page
     page.set_viewport_size({"width": 672, "height": 1000})  # A4 within its margins
-    page.goto((html / "book" / "10-different-widths.html").as_uri())
+    page.goto((html / "book" / "11-different-widths.html").as_uri())
     page.emulate_media(media="print")
     assert page.locator("h1:visible").all_inner_texts() == ["10. Different widths"]
     columns = page.locator(".lmc-body").first.evaluate("e => getComputedStyle(e).gridTemplateColumns")
@@ -990,7 +990,7 @@ def test_no_style_of_a_figure_takes_the_cells_of_a_table_apart(name: str, html: 
 
 def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: SimpleNamespace):
     page = watched.page
-    page.goto((html / "book" / "08-gpt2.html").as_uri())
+    page.goto((html / "book" / "09-gpt2.html").as_uri())
     words = page.locator("article a.lmc-word")
     addresses = words.evaluate_all("found => found.map(e => e.getAttribute('href'))")
     assert len(addresses) == len(set(addresses)) > 15
@@ -1010,7 +1010,7 @@ def test_a_page_explains_each_word_of_the_glossary_once(html: Path, watched: Sim
 
 def test_a_link_to_a_paper_says_which_one_it_is(html: Path, watched: SimpleNamespace):
     page = watched.page
-    page.goto((html / "book" / "08-gpt2.html").as_uri())
+    page.goto((html / "book" / "09-gpt2.html").as_uri())
     paper = page.locator("article p a[href='https://arxiv.org/abs/2506.22712']").first
     paper.focus()
     assert "Generalized linear mode connectivity" in paper.evaluate("e => getComputedStyle(e, '::after').content")
@@ -1049,7 +1049,7 @@ def test_the_reference_has_no_words_of_machines(html: Path):
 
 def test_the_footer_says_version_date_licence_and_how_to_cite(html: Path, watched: SimpleNamespace):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    watched.page.goto((html / "book" / "08-gpt2.html").as_uri())
+    watched.page.goto((html / "book" / "09-gpt2.html").as_uri())
     footer = watched.page.locator("footer.bd-footer-content")
     for said in (f"Version {version}.", "Last updated on", "MIT licence", "How to cite this book"):
         expect(footer).to_contain_text(said)

@@ -12,7 +12,7 @@ import lmc_utils as lmc
 from lmc_utils import data as data_module
 
 MODERN = {"llama", "neox", "resnet20"}
-TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices", "merging")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices", "merging", "adding")
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +196,16 @@ def test_merging_pays_on_fresh_seeds_and_longer_training_pays_more():
         assert average.loss_gain < -3 * average.loss_gain_error
         assert longer.loss < ensemble.loss < average.loss
         assert average.loss_gain == pytest.approx(average.loss - parents.loss.mean(), abs=1e-4)
+
+
+def test_networks_that_add_are_connected_by_all_symmetries_and_not_by_permutations():
+    table = lmc.load_table("adding")
+    worst = table.groupby(["method", "pair"]).right.min()
+    assert len(worst["learned"]) == 6
+    assert worst["learned"].min() > 0.88
+    assert worst["learned"][["3-4", "3-5", "4-5"]].min() > 0.99, "pairs that were not looked at before"
+    assert worst["learned, permutations only"].max() < 0.05
+    a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    rows = table[(table.pair == "0-1") & (table.method == "vanilla")]
+    curve = lmc.interpolate(a, b, lmc.load_data("sums", batch_size=2000).test, points=17)
+    assert curve.loss.tolist() == pytest.approx(rows.loss.tolist(), rel=1e-3)

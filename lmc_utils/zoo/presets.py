@@ -70,12 +70,12 @@ PRESETS |= {
     name: replace(PRESETS["gpt2"], config=GPT2 | {"n_embd": width, "n_inner": 4 * width, "n_head": heads})
     for name, (width, heads) in NARROW.items()
 }
-# More dropout, and longer for it: a tenth of a nat worse on new text, and much easier to connect (book, chapter 8)
+# More dropout, and longer for it: a tenth of a nat worse on new text, and much easier to connect (book, chapter 9)
 PRESETS["gpt2-dropout"] = replace(
     PRESETS["gpt2"], config=GPT2 | {"resid_pdrop": 0.4, "embd_pdrop": 0.4}, recipe=GPT2_RECIPE | {"epochs": 7}
 )
 
-# Modern blocks at the size of the GPT-2, on the same text, and Git Re-Basin's ResNet-20 on the same images (chapter 11)
+# Modern blocks at the size of the GPT-2, on the same text, and Git Re-Basin's ResNet-20 on the same images (chapter 12)
 LLAMA = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 344, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
 NEOX = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512,
