@@ -5,6 +5,7 @@ from .data import load_data, load_table
 from .explore import (
     explore,
     explore_adder,
+    explore_matching,
     explore_plane,
     explore_simplex,
     explore_spec,
@@ -88,6 +89,7 @@ __all__ = [
     "evaluate",
     "explore",
     "explore_adder",
+    "explore_matching",
     "explore_plane",
     "explore_simplex",
     "explore_spec",

@@ -5,6 +5,7 @@ import json
 from .adder import Adder, explore_adder
 from .curves import Curves, explore
 from .figure import Figure
+from .matching import Matching, explore_matching
 from .plane import PlaneFigure, explore_plane
 from .simplex import Triangle, explore_simplex
 from .spec import SpecFigure, explore_spec
@@ -15,6 +16,7 @@ __all__ = [
     "Adder",
     "Curves",
     "Figure",
+    "Matching",
     "PlaneFigure",
     "ResultTable",
     "SpecFigure",
@@ -22,6 +24,7 @@ __all__ = [
     "Walk",
     "explore",
     "explore_adder",
+    "explore_matching",
     "explore_plane",
     "explore_simplex",
     "explore_spec",
@@ -31,7 +34,7 @@ __all__ = [
     "wrap",
 ]
 
-KINDS = {kind.kind: kind for kind in (Adder, Curves, PlaneFigure, SpecFigure, Triangle, Walk)}
+KINDS = {kind.kind: kind for kind in (Adder, Curves, Matching, PlaneFigure, SpecFigure, Triangle, Walk)}
 
 
 def wrap(state: str) -> str:

@@ -136,6 +136,15 @@ interface AdderState extends Named {
   networks: { codes: string; steps: number[] }[];
 }
 
+interface MatchingState extends Named {
+  site: string;
+  placed: number[];
+  orders: number[][];
+  excess: number[];
+  likeness: number[];
+  image: string;
+}
+
 interface Window {
   lmcFigures?: number;
 }
