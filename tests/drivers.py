@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 import lmc_utils as lmc
@@ -169,6 +171,38 @@ def drive_adder(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     expect_answers_at(last, (7, 94))
 
 
+def drive_matching(page: Page, figure: Locator, state: dict[str, Any]) -> None:
+    """Slider, drag, keys: the numbers are those of the state, and each column holds the unit that is there by now."""
+    last, n = len(state["placed"]) - 1, len(state["orders"][0])
+
+    def expect_at(at: int) -> None:
+        assert place_of(figure) == at
+        said = figure.locator(".lmc-says")
+        expect(said).to_contain_text(f"With {state['placed'][at]} of {n} units")
+        expect(said).to_contain_text(f"is {show(state['excess'][at])} nats worse")
+        expect(said).to_contain_text(f"correlate by {show(state['likeness'][at])} on")
+        drawn = figure.locator("canvas").evaluate(
+            "node => [...node.getContext('2d').getImageData(0, 0, node.width, node.height).data]"
+        )
+        whole = Image.open(io.BytesIO(base64.b64decode(state["image"].partition(",")[2]))).convert("RGBA")
+        for row, column in ((0, 0), (0, n - 1), (n - 1, n // 2)):
+            alpha = drawn[4 * (row * n + column) + 3]
+            assert abs(alpha - whole.getpixel((state["orders"][at][column], row))[3]) <= 1
+
+    for at in (0, last // 2):
+        figure.locator("input[type=range]").fill(str(at))
+        expect_at(at)
+    box = figure.locator(".lmc-panel").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 14, box["y"] + 100, steps=4)
+    page.mouse.up()
+    expect_at(last)
+    figure.locator(".lmc-panel").focus()
+    page.keyboard.press("Home")
+    expect_at(0)
+
+
 def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
     """Every site on the page lights up what writes and reads it, every parameter its sites."""
     if "views" in state:
@@ -194,6 +228,7 @@ def drive_spec(page: Page, figure: Locator, state: dict[str, Any]) -> None:
 DRIVERS: dict[str, Callable[[Page, Locator, dict[str, Any]], None]] = {
     "adder": drive_adder,
     "curves": drive_curves,
+    "matching": drive_matching,
     "plane": drive_plane,
     "simplex": drive_simplex,
     "spec": drive_spec,

@@ -159,10 +159,19 @@ def test_a_live_figure_has_a_caption_whose_numbers_it_shows(code):
             drawn = [one for split in state.get("curves", state.get("surfaces", [])) for one in split]
             shown = [one["barrier"] for one in drawn] + [min(one["accuracy"]) for one in drawn]
             shown += [100 * x for method in state.get("methods", []) for x in method.get("right", [])]
+            shown += state.get("excess", [])
             assert re.fullmatch(r"fig-[a-z0-9-]+", said["name"])
             for number in re.findall(r"\d+\.\d+", said["caption"]):
                 digits = len(number.partition(".")[2])
                 assert any(abs(one - float(number)) <= 0.51 * 10**-digits for one in shown), (number, shown)
+
+
+def test_exercises_say_how_long_how_hard_and_how_central_they_are(path, notebook):
+    said = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^\*\*\d+\.\d [^*]*\*\*", said, re.M)
+    assert len(exercises) >= 3 or not re.match(r"\d", path.name)
+    for exercise in exercises:
+        assert re.search(r"\(\d+ minutes, (easy|medium|hard), (core|useful|extra)\)", exercise), exercise
 
 
 def test_references_are_those_that_the_text_links_as_the_bibliography_has_them(path, notebook, tmp_path):

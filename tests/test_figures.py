@@ -501,6 +501,7 @@ figure
     "curves": CURVES,
     "symmetry": NETWORKS + 'figure = lmc.explore_symmetry(a, "ff.0", inputs, steps=4)\nfigure',
     "spec": NETWORKS + "figure = lmc.explore_spec(a)\nfigure",
+    "matching": NETWORKS + "figure = lmc.explore_matching(a, b, lmc.weight_matching(a, b), data, steps=5)\nfigure",
     "plane": NETWORKS
     + "lines = {n: lmc.interpolate(a, x, data, points=5) for n, x in (('vanilla', b), ('learned', c))}\n"
     + "figure = lmc.explore_plane(lmc.interpolate_plane(networks, data, points=9), lines)\nfigure",

@@ -236,6 +236,14 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "explore_adder: no half way": (
         lambda: lmc.explore_adder(ADDER, {"a": ADDER}, SUMS, points=4), ValueError, "points must be odd.*not 4"),
     "sums: no batch": (lambda: lmc.load_data("sums", batch_size=0), ValueError, "batch_size must be at least 1, not 0"),
+    "explore_matching: no alignment": (
+        lambda: lmc.explore_matching(A, B, None, DATA), TypeError, "alignment must be a Alignment, not a NoneType"),
+    "explore_matching: another site": (
+        lambda: lmc.explore_matching(A, B, A.spec.identity(), DATA, site="r"), ValueError, "site must be one of 'ff"),
+    "explore_matching: no steps": (
+        lambda: lmc.explore_matching(A, B, A.spec.identity(), DATA, steps=0), ValueError, "steps must be at least 1"),
+    "explore_matching: no data": (
+        lambda: lmc.explore_matching(A, B, A.spec.identity(), []), ValueError, "no batch to evaluate on"),
     "explore_simplex: a list": (lambda: lmc.explore_simplex([SIMPLEX]), TypeError, "must be a Mapping, not a list"),
     "explore_simplex: title": (
         lambda: lmc.explore_simplex({"a": SIMPLEX}, title=None), TypeError, "title must be a str"),
