@@ -70,6 +70,15 @@ def test_the_bundle_has_twin_and_numbers(figure):
     assert figure.summary.startswith("Digits. Units of B numbered like those of A")
 
 
+def test_heads_which_no_activation_shows_are_moved_at_once():
+    a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    g, sums = lmc.weight_matching(a, b), lmc.load_data("sums").test.take(50)
+    shown = lmc.explore_matching(a, b, g, sums, steps=1)
+    assert shown.shown["site"] == "ff.0"
+    expected = lmc.interpolate(a, g(b), sums, points=3).excess[1].item()
+    assert shown.data["excess"][-1] == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_is_driven_by_mouse_and_keys(figure, page: Page, troubles: list, tmp_path: Path, width):  # noqa: F811
     page.set_viewport_size({"width": width, "height": 900})

@@ -36,7 +36,7 @@ class Adder(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The numbers: ``lambdas``, and ``right[method]``, the fraction of the sums that are right at each of them."""
+        """``lambdas``, and ``right[method]``, the fraction of the sums that are right at each of them."""
         state = self.shown
         return {"lambdas": state["lambdas"], "right": {m["name"]: m["right"] for m in state["methods"]}}
 

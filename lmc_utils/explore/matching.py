@@ -38,7 +38,7 @@ class Matching(Figure):
 
     @property
     def data(self) -> dict[str, Any]:
-        """The numbers: ``placed`` units, ``excess`` half way (nats), ``likeness`` (mean correlation of pairs)."""
+        """``placed`` units, ``excess`` half way (nats) and ``likeness``, the mean correlation of pairs, by step."""
         return {key: self.shown[key] for key in ("placed", "excess", "likeness")}
 
     @property
@@ -97,8 +97,8 @@ def explore_matching(
     TypeError
         If an argument is of another type.
     ValueError
-        If the networks differ in architecture or size, no site is relabelled, ``site`` is none of these or has more
-        than 512 units, or the data are empty.
+        If the networks differ in architecture or size, none of their units are relabelled, ``site`` is none of these
+        or has more than 512 units, or the data are empty or cannot be read.
 
     Examples
     --------
@@ -114,13 +114,14 @@ def explore_matching(
     check_same_architecture(a, b)
     instance("alignment", alignment, Alignment, "such as weight_matching(a, b)")
     count("steps", steps, 1, 64)
-    sites = [name for name, found in b.spec.sites.items() if found.symmetry.relabels and not found.within]
-    if not sites:
-        raise ValueError("no site of these networks is relabelled: there is no matching to show")
-    site = choice("site", sites[0] if site is None else site, tuple(sites))
-    n = count(f"the size of site {site!r}", a.spec.sizes[site], 2, 512)
     passes = held(batches)
     seen = [activations_of(network, passes[0][0]) for network in (a, b)]
+    classes = {name: b.spec.sites[name].symmetry for name in seen[0] if not b.spec.sites[name].within}
+    sites = [name for name, symmetry in classes.items() if symmetry.relabels and symmetry.moves]
+    if not sites:
+        raise ValueError("no units of these networks are relabelled: there is no matching to show")
+    site = choice("site", sites[0] if site is None else site, tuple(sites))
+    n = count(f"the size of site {site!r}", a.spec.sizes[site], 2, 512)
     alike = {name: _correlations(*(found[name] for found in seen)) for name in sites}
     ends = (evaluate(a, passes).loss + evaluate(b, passes).loss) / 2
     best = {name: _best_first(alignment, name, alike[name]) for name in sites}
