@@ -286,7 +286,7 @@ def load_table(name: str) -> pd.DataFrame:
     ----------
     name
         ``"barriers"``: whole curves between all end points that ship in three seeds, by method and split, with standard
-        errors over samples; ``"adding"``; ``"simplices"``; ``"merging"``; ``"widths"``; ``"vit-study"``;
+        errors over samples; ``"adding"``; ``"axes"``; ``"simplices"``; ``"merging"``; ``"widths"``; ``"vit-study"``;
         ``"ablations"``; ``"cost"``.
 
     Raises

@@ -12,7 +12,7 @@ import lmc_utils as lmc
 from lmc_utils import data as data_module
 
 MODERN = {"llama", "neox", "resnet20"}
-TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices", "merging", "adding")
+TABLES = ("barriers", "vit-study", "ablations", "cost", "widths", "simplices", "merging", "adding", "axes")
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,7 @@ def stacked(
 
     Examples
     --------
+    >>> from lmc_utils import Permutation
     >>> stacked("layers.{}.", 1, {"fc.weight": "ff r*"}, {"ff": Site(Permutation, 8)})[0]
     {'layers.0.fc.weight': 'ff.0 r*'}
     """
