@@ -210,6 +210,12 @@ def load_data(name: str, *, batch_size: int = 500, context: int = 128, tokenizer
     ValueError
         If a shipped file is damaged; if a name is neither shipped, nor a folder, nor a set that the hub gives (say,
         without a network); if a set has no such splits or columns, or a split is shorter than one window.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> lmc.load_data("sums").test
+    Batches(2000 samples (8,) int64, 4 x 500)
     """
     wording("name", name, most=4096)
     count("batch_size", batch_size, most=2**31 - 1)
@@ -295,6 +301,12 @@ def load_table(name: str) -> pd.DataFrame:
         If there is no such table.
     ValueError
         If it is damaged, or the name is a path.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> lmc.load_table("adding").method.unique().tolist()
+    ['vanilla', 'weight', 'learned, permutations only', 'learned']
     """
     if wording("name", name) != Path(name).name:
         raise ValueError(f"name must be that of a table, such as 'barriers', and no path, but is {brief(name)}")

@@ -370,6 +370,15 @@ def train(
         Before the first step, if an argument is not as above, ``epochs`` are less than one step, the model cannot run
         on the data, its weights are not finite, or the checkpoint is corrupt or belongs to another run. Later, if a
         loss or the weights become NaN or infinite (the last checkpoint stays).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lmc_utils as lmc
+    >>> digits = lmc.load_data("digits").train
+    >>> flat = lmc.data.Batches(digits.inputs.flatten(1), digits.targets, 100)
+    >>> lmc.train(torch.nn.Linear(64, 10), flat, epochs=1)
+    Linear(in_features=64, out_features=10, bias=True)
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch module, not {type(model).__name__}: Network.to_model() gives one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
 import pytest
@@ -27,3 +28,8 @@ def test_examples_print_what_they_say(name):
     for example in FINDER.find(module, extraglobs={"lmc": lmc, "torch": torch}):
         runner.run(example)
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", [name for name in lmc.__all__ if inspect.isfunction(getattr(lmc, name))])
+def test_every_public_function_has_an_example(name):
+    assert ">>> " in inspect.getdoc(getattr(lmc, name))

@@ -141,6 +141,14 @@ def explore(
         finite, or a name has a control character or more than 200 letters.
     TypeError
         If something is not a curve, or a name, the title or the caption no text.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> lmc.explore({"vanilla": lmc.interpolate(a, b, sums, points=3)})
+    Loss and accuracy along the path from network A to network B: vanilla
     """
     check_words(title, caption)
     compared = Comparison.of(curves, Curve, "lmc.interpolate")

@@ -142,6 +142,15 @@ def explore_plane(
         If there are not two paths and three different names, the paths have different lambdas or start from different
         losses, a loss is not a positive finite number, the grid does not grow, or a name has a control character or
         more than 200 letters.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> paths = {name: lmc.interpolate(a, x, sums, points=3) for name, x in {"B": b, "C": c}.items()}
+    >>> lmc.explore_plane(lmc.interpolate_plane([a, b, c], sums, points=3), paths)
+    The loss on the plane through the networks A, B, π(B), with a probe to drag
     """
     check_words(title, caption)
     instance("plane", plane, Plane, "lmc.interpolate_plane measures one")

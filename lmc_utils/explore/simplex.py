@@ -125,6 +125,14 @@ def explore_simplex(
         than 200 letters.
     TypeError
         If something is not a simplex, or a name, the title or the caption no text.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> lmc.explore_simplex({"vanilla": lmc.interpolate_simplex([a, b, c], sums, points=4)})
+    Loss over the triangle between three networks: vanilla
     """
     check_words(title, caption)
     compared = Comparison.of(simplices, Simplex, "lmc.interpolate_simplex")

@@ -161,6 +161,15 @@ def explore_symmetry(
         If the network has no such site, a parameter does not touch it, there is no input or no step, the network cannot
         read the inputs, a tokenizer comes with a network that reads no tokens or fewer, there is not one name for each
         class, a transformation has the name of one that is always there, or an answer is not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lmc_utils as lmc
+    >>> digits = lmc.load_data("digits").test
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    >>> lmc.explore_symmetry(lmc.canonicalize(model), "ff.0", digits.inputs[:2], steps=2)
+    Weights and answers on a walk at the site ff.0: symmetry, writers only
     """
     check_networks(network=network)
     check_words(title, caption)

@@ -30,6 +30,13 @@ def merge(a: Network, b: Network, lam: float = 0.5) -> Network:
         If a or b is no network, or ``lam`` no number.
     ValueError
         If ``lam`` is outside [0, 1] or the architectures differ.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> lmc.merge(a, b, 0.25).params["wte"].shape
+    torch.Size([12, 32])
     """
     check_networks(a=a, b=b)
     if not 0 <= real("lam", lam) <= 1:
@@ -59,6 +66,13 @@ def average(networks: Sequence[Network], weights: Sequence[float] | None = None,
         If one is no network, or a weight no number.
     ValueError
         If there is no network, the architectures differ, or the weights are not as above.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> lmc.average([a, b, c]).params["wte"].shape
+    torch.Size([12, 32])
     """
     check_several(networks)
     function("merge", merge)
@@ -88,6 +102,13 @@ def merge_circuits(a: Network, b: Network, lam: float = 0.5) -> Network:
     ------
     ValueError
         If ``lam`` is outside [0, 1], the architectures differ, or they have no heads.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> lmc.merge_circuits(a, b, 0.25).params["0.q.weight"].shape
+    torch.Size([4, 16, 64])
     """
     average = merge(a, b, lam)
     spec, params = average.spec, dict(average.params)

@@ -180,6 +180,15 @@ def barrier(curve: Curve, convention: str = "line") -> float:
         If this is no curve.
     ValueError
         If the convention is unknown, or it is the midpoint's and the grid has none.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> curve = lmc.interpolate(a, b, sums, points=3)
+    >>> lmc.barrier(curve) == lmc.barrier(curve, "midpoint")
+    True
     """
     instance("curve", curve, Curve, "lmc.interpolate measures one")
     ends = curve.baseline[[0, -1]]
@@ -235,6 +244,14 @@ def interpolate(
     ValueError
         If the architectures differ, ``points`` is below 2, there is no batch, a network cannot read the inputs, a
         target is no number of a class, or a loss is not finite.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> lmc.interpolate(a, b, sums, points=3).lambdas.tolist()
+    [0.0, 0.5, 1.0]
     """
     count("points", points, 2, MOST)
     check_networks(a=a, b=b)
@@ -311,6 +328,14 @@ def barriers(
         The barrier of the test loss with one temperature fitted to each network on the path, nats.
     train, validation : float
         The barrier of the loss on the other splits, nats; None where there is no such split.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> data = lmc.load_data("sums")
+    >>> lmc.barriers(a, b, data, points=3).test > 1
+    True
     """
     if missing := [split for split in ("train", "test", "validation") if not hasattr(data, split)]:
         raise TypeError(f"data must be a set in its splits, from lmc.load_data, but {brief(data)} has no {missing[0]}")

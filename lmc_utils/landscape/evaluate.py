@@ -121,6 +121,13 @@ def evaluate(network: Callable[[Tensor], Tensor], batches: Iterable[Batch], keep
     ValueError
         If there is no batch, the network cannot read the inputs, a target is no number of a class, or the loss is not
         finite.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> network = lmc.canonicalize(lmc.load_endpoint("adder"))
+    >>> lmc.evaluate(network, lmc.load_data("sums").test).accuracy
+    1.0
     """
     return _evaluate(network, batches, count("keep", keep, 0))
 

@@ -97,6 +97,14 @@ def interpolate_plane(
     ValueError
         If there are not three networks, their architectures differ, or they lie on one line; if ``points`` is below 2
         or ``margin`` makes the grid vanish; if there is no batch, or a loss is not finite.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> lmc.interpolate_plane([a, b, c], sums, points=3).loss.shape
+    torch.Size([3, 3])
     """
     check_several(networks)
     if len(networks) != 3:

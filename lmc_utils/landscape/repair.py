@@ -75,6 +75,14 @@ def repair(a: Network, b: Network, lam: float, batches: Iterable[tuple[Tensor, T
     ValueError
         If ``lam`` is outside [0, 1], the network has more than single units (heads, a stream that rotates), what a
         layer writes cannot be told apart or has no bias to shift it, or there are fewer than two samples.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("mlp", seed)) for seed in (0, 1))
+    >>> train = lmc.load_data("fashion-mnist").train.take(100)
+    >>> lmc.repair(a, b, 0.5, train).params["fc1.weight"].shape
+    torch.Size([256, 256])
     """
     merged = merge(a, b, lam)
     spec = merged.spec

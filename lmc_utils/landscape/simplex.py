@@ -193,6 +193,14 @@ def interpolate_simplex(
     ValueError
         If there are fewer than two networks, their architectures differ, ``points`` is below 2 or asks for more than
         100,000 mixtures; if there is no batch, a target is no number of a class, or a loss is not finite.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> lmc.interpolate_simplex([a, b, c], sums, points=3).loss.shape
+    torch.Size([7])
     """
     check_several(networks)
     if len(networks) < 2:

@@ -147,6 +147,15 @@ def activation_matching(
         If the architectures differ, b is wider at some site, a weight is not finite or ``allow`` is unknown; if there
         is no batch, fewer than two samples, or inputs or activations are not finite or of an unexpected shape; or if
         they show nothing of some site.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> g = lmc.activation_matching(a, b, sums)
+    >>> bool(lmc.invariance_error(b, g, sums.inputs) < 1e-3)
+    True
     """
     check_networks(a=a, b=b)
     a, b = in_full(a, b)

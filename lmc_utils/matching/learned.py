@@ -102,6 +102,15 @@ def learned_matching(
         Before the work, if the architectures differ, b is wider at some site, an argument is not as above, ``lambdas``
         leave [0, 1], the networks cannot run on the data, or the checkpoint is corrupt or of another run. Later, if the
         loss or the maps are not finite (``lr`` is too high), or a function of yours returns what it may not.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> g = lmc.learned_matching(a, b, sums, steps=2)
+    >>> len(g.history.loss)
+    2
     """
     lam = _sampler(lambdas)
 

@@ -69,6 +69,14 @@ def universe_matching(
     ValueError
         If there are fewer than two networks, their architectures differ, a weight is not finite, ``allow`` is unknown,
         or ``rounds`` are below 1.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b, c = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in range(3))
+    >>> universe, alignments = lmc.universe_matching([a, b, c])
+    >>> len(alignments)
+    3
     """
     _check(networks)
     count("rounds", rounds)
@@ -146,6 +154,15 @@ def learned_universe(
     ValueError
         If there are fewer than two networks, ``init`` has not one alignment for each, ``concentration`` is not
         positive, and as :func:`learned_matching` does.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> sums = lmc.load_data("sums").test.take(100)
+    >>> universe, alignments = lmc.learned_universe([a, b], sums, steps=2)
+    >>> len(alignments)
+    2
     """
     _check(networks)
     concentration = number("concentration", concentration, above=0)

@@ -69,6 +69,14 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     ValueError
         If the architectures differ, b is wider at some site, a weight is not finite, or ``allow`` or ``sweeps`` is no
         possible value.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.canonicalize(lmc.load_endpoint("adder", seed)) for seed in (0, 1))
+    >>> scores = lmc.weight_matching(a, b).history
+    >>> scores[-1] > scores[0]
+    True
     """
     count("sweeps", sweeps, 0)
     a, b = in_full(a, b)

@@ -442,6 +442,14 @@ def canonicalize(model: nn.Module) -> Network:
     ValueError
         If the model has a part that its file does not know, a hook or a ``forward`` of its own, or weights that are
         not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lmc_utils as lmc
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> list(lmc.canonicalize(model).spec.sites)
+    ['ff.0']
     """
     instance("model", model, nn.Module)
     _refuse_wrapped(model)
@@ -575,7 +583,15 @@ def rounding(forward: Callable[[Params], Tensor], params: Params) -> float:
 
 @torch.no_grad()
 def invariance_error(network: Network, alignment: Alignment, inputs: Tensor) -> float:
-    """The largest change of a logit on ``inputs`` when the alignment moves the network's weights."""
+    """The largest change of a logit on ``inputs`` when the alignment moves the network's weights.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> network = lmc.canonicalize(lmc.load_endpoint("adder").double())
+    >>> bool(lmc.invariance_error(network, network.spec.sample(0), lmc.load_data("sums").test.inputs) < 1e-10)
+    True
+    """
     instance("network", network, Network)
     instance("alignment", alignment, Alignment)
     return _largest(alignment(network)(inputs) - network(inputs))
@@ -596,6 +612,12 @@ def assert_invariant(network: Network, alignment: Alignment, inputs: Tensor, ato
     ------
     AssertionError
         With the largest change of a logit.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> network = lmc.canonicalize(lmc.load_endpoint("adder").double())
+    >>> lmc.assert_invariant(network, network.spec.sample(0), lmc.load_data("sums").test.inputs)
     """
     __tracebackhide__ = True
     error = invariance_error(network, alignment, inputs)

@@ -27,7 +27,14 @@ class Checkpoint(NamedTuple):
 
 
 def list_endpoints() -> dict[str, list[int]]:
-    """The end points that ship: for each name its seeds."""
+    """The end points that ship: for each name its seeds.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> lmc.list_endpoints()["adder"]
+    [0, 1, 2]
+    """
     found: dict[str, list[int]] = {}
     for path in sorted((ASSETS / "endpoints").glob("*-seed*.safetensors")):
         name, seed = path.stem.rsplit("-seed", 1)
@@ -64,6 +71,12 @@ def load_endpoint(name: str, seed: int = 0) -> nn.Module:
         If the name is no text, or the seed no whole number.
     ValueError
         If there is no such end point, or its file is corrupt.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> lmc.load_endpoint("adder", 2).config.n_layer
+    2
     """
     wording("name", name)
     count("seed", seed, 0)
@@ -87,6 +100,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         If there is no such file.
     ValueError
         If it is corrupt, or is not a checkpoint of a known architecture.
+
+    Examples
+    --------
+    >>> import lmc_utils as lmc
+    >>> path = lmc.data.ASSETS / "endpoints" / "adder-seed1.safetensors"
+    >>> lmc.load_checkpoint(path).metadata["seed"]
+    1
     """
     path = Path(path)
     if not path.is_file():
@@ -109,7 +129,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(path: Path, model: nn.Module, architecture: str, config: dict, **story: object) -> None:
-    """Write a network with its story (seed, data, recipe, losses, ...) atomically as safetensors, never as pickle."""
+    """Write a network with its story (seed, data, recipe, losses, ...) atomically as safetensors, never as pickle.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lmc_utils as lmc
+    >>> from lmc_utils.networks.mlp import mlp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "small.safetensors")
+    ...     lmc.save_checkpoint(path, mlp([3, 4, 2]), "mlp", {"widths": [3, 4, 2]}, seed=0)
+    ...     lmc.load_checkpoint(path).metadata["seed"]
+    0
+    """
     instance("model", model, nn.Module)
     choice("architecture", architecture, tuple(BUILDERS))
     instance("config", config, dict)

@@ -66,6 +66,15 @@ def load_model(path: str | Path) -> nn.Module:
         If the folder or one of its files is missing.
     ValueError
         If the files are corrupt, of an architecture that is not known here, or do not fit together.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lmc_utils as lmc
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lmc.load_endpoint("adder").save_pretrained(folder)
+    ...     lmc.load_model(folder).config.n_embd
+    32
     """
     folder = Path(path)
     config, places = read_config(folder), _places(folder)
@@ -184,6 +193,18 @@ def save_model(network: Network, path: str | Path, like: str | Path) -> None:
         If there are no folders of this architecture.
     ValueError
         If the parent's ``config.json`` is of another kind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import lmc_utils as lmc
+    >>> a, b = (lmc.load_endpoint("adder", seed) for seed in (0, 1))
+    >>> middle = lmc.merge(lmc.canonicalize(a), lmc.canonicalize(b))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     a.save_pretrained(Path(folder, "a"))
+    ...     lmc.save_model(middle, Path(folder, "middle"), like=Path(folder, "a"))
+    ...     lmc.load_model(Path(folder, "middle")).config.n_embd
+    32
     """
     with new_folder(path) as folder:
         write_model(network, folder, like)
