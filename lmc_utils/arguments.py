@@ -190,7 +190,7 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
 
 
 def wording(name: str, value: Any, most: float = LETTERS, lines: bool = False) -> str:
-    """Return a text that may stand in a page, an SVG or the name of a file.
+    """Return a text that is fit for a page, an SVG or the name of a file.
 
     Parameters
     ----------

@@ -10,6 +10,6 @@ from tqdm.auto import tqdm
 
 
 def progress(iterable: Iterable | None = None, disable: bool = False, **options: Any) -> tqdm:
-    """A tqdm bar. (In notebooks tqdm itself overlooks ``TQDM_DISABLE``, and bars would stand in committed outputs.)"""
+    """A tqdm bar. (In notebooks tqdm itself overlooks ``TQDM_DISABLE``, and bars would end up in committed outputs.)"""
     silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(iterable, delay=2, disable=disable or silent, **options)

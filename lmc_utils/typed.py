@@ -86,7 +86,7 @@ class Table:
     Parameters
     ----------
     types
-        For each parameter the type of each of its axes, e.g. ``{"fc1.weight": "ff.1 ff.0*"}``. One site may stand on
+        For each parameter the type of each of its axes, e.g. ``{"fc1.weight": "ff.1 ff.0*"}``. One site may be on
         one axis of a parameter only.
     sites
         The sites in the order in which they are solved for, e.g. ``{"ff.0": Site(Permutation, 256)}``.

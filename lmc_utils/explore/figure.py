@@ -190,7 +190,7 @@ class Figure(Shown):
         raise NotImplementedError
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """Header and rows of the numbers that stand in the page without scripts."""
+        """Header and rows of the numbers that the page shows without scripts."""
         raise NotImplementedError
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

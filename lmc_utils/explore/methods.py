@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def named(name: str, things: Any, hint: str) -> None:
-    """Check that things come in a mapping by names that may stand in a page; ``hint`` says what is expected.
+    """Check that things come in a mapping by names that a page can show; ``hint`` says what is expected.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def named(name: str, things: Any, hint: str) -> None:
 
 
 def check_words(title: str, caption: str | None) -> None:
-    """Check what stands above and below a figure: texts of one line or more, without control characters."""
+    """Check the words above and below a figure: texts of one line or more, without control characters."""
     wording("title", title, LETTERS, lines=True)
     if caption is not None:
         wording("caption", caption, 10 * LETTERS, lines=True)

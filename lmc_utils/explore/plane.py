@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
 CAPTION = (
-    "Drag the probe over the plane, or use the arrow keys, and read the loss of the network that stands there; "
+    "Drag the probe over the plane, or use the arrow keys, and read the loss of the network there; "
     "send it along a straight line and compare the two profiles."
 )
 BANDS = 14  # of colour
@@ -114,7 +114,7 @@ def explore_plane(
 ) -> PlaneFigure:
     """An interactive figure of the loss on the plane through three networks.
 
-    The probe stands only on networks that were measured, those of the plane's grid and those of the two paths: every
+    The probe moves only over networks that were measured, those of the plane's grid and those of the two paths: every
     number that it shows is one that Python computed. (The contours run straight between the points of the grid.)
     Colours follow the logarithm of the loss, so that a high ridge leaves colours for the valleys.
 

@@ -224,7 +224,7 @@ def formula(spec: Spec, name: str) -> str:
     """What a symmetry makes of a parameter, built from its type: ``T_{ff.1} fc1.weight T^{−1}_{ff.0}``.
 
     ``T`` on the left of a plain first axis, its transpose on the right of a plain last one, and the duals where the
-    axis has a star. ``⟨ ⟩`` holds the heads, moved; what stands outside happens in each of them.
+    axis has a star. ``⟨ ⟩`` holds the heads, moved; what is outside happens in each of them.
     """
     axes = spec.axes(name)
     within = {spec.sites[axis.site].within for axis in axes if axis.site} - {None}
@@ -270,7 +270,7 @@ def _groups(spec: Spec, bus: str) -> dict[str, frozenset[str]]:
 
 
 def _rows(spec: Spec, bus: str | None) -> list[dict[str, Any]]:
-    """The picture from above: parameters that share sites stand in one row, in the order of the table.
+    """The picture from above: parameters that share sites are in one row, in the order of the table.
 
     ``block`` is the first number in the names, ``left`` what writes the bus (or reads other sites only), ``right`` the
     rest. Without a bus a row holds what writes a site, and the next one what reads it.

@@ -1,4 +1,4 @@
-"""What stands under the curves of a figure: images with the answers to them, or the texts that networks write."""
+"""What is shown under the curves of a figure: images with the answers to them, or the texts that networks write."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def _norm(parameters: Iterable[Tensor]) -> float:
 
 
 def _block(parameter: Tensor, touch: Touch) -> Tensor:
-    """A corner of a matrix: rows write the site, or columns read it; heads stand one after the other."""
+    """A corner of a matrix: rows write the site, or columns read it; heads follow one another."""
     corner = by_site(parameter, touch).flatten(0, -2)[:BLOCK, :BLOCK]
     return corner.mT if touch.dual else corner
 

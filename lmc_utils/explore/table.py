@@ -155,7 +155,7 @@ def table(
     Parameters
     ----------
     data
-        A frame, whose columns may stand in named groups (two levels), or for each row the entries by column. Entries
+        A frame, whose columns may be in named groups (two levels), or for each row the entries by column. Entries
         are numbers, :class:`lmc_utils.Estimate` (a mean with its errors) and texts; None and NaN stay empty.
     caption
         A sentence that says what the table shows, with the unit of its numbers.

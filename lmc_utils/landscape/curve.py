@@ -229,7 +229,7 @@ def interpolate(
     points
         Size of the grid of lambdas, both ends included.
     merge
-        What stands at each lambda strictly inside; the plain average, or e.g. :func:`lmc_utils.repair` with its data.
+        Makes the network at each lambda strictly inside: the plain average, or e.g. :func:`lmc_utils.repair` with data.
     ends
         The original end points, whose losses the base line joins, if b was moved by a map that is no symmetry.
     calibrate

@@ -84,7 +84,7 @@ def estimate(values: Mapping[str, float], samples: Mapping[str, float] | None = 
 
 
 def _populations(keys: Iterable[tuple[str, ...]]) -> list[set[str]]:
-    """The seeds that stand for each other: those of all places of a key, but for places that share no seed."""
+    """The seeds that can take each other's place: those of all places of a key, but for places that share no seed."""
     found: list[set[str]] = []
     for seeds in map(set, zip(*keys, strict=True)):
         met = [population for population in found if population & seeds]

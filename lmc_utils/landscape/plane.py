@@ -33,7 +33,7 @@ class Plane:
     loss
         Shape (points, points), nats; rows follow ``y``, columns ``x``.
     corners
-        Where the three networks stand, shape (3, 2).
+        The places of the three networks, shape (3, 2).
     examples
         What the networks of the grid answer to the first few images, row after row; None if the data are no images.
 

@@ -42,7 +42,7 @@ def weight_matching(a: Network, b: Network, *, allow: str = "invertible", sweeps
     """The symmetry g that makes the weights of g(b) closest to those of a. Needs no data and no random numbers.
 
     Maximises ``sum_p <a_p, g(b)_p>``, which is the same as minimising the squared distance of the weights, by solving
-    each site exactly while the others stand still, until no site improves. (Heads are assigned by the distance of
+    each site exactly while the others are held fixed, until no site improves. (Heads are assigned by the distance of
     their circuits, which does not depend on the bases inside them.) The joint problem is NP-hard (arXiv 2209.04836,
     section 3.2); this finds a local optimum. In the first sweep a site sees only parameters whose other sites are
     settled: a residual stream starts from the embeddings.

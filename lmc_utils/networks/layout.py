@@ -1,4 +1,4 @@
-"""An architecture as a table on the names of its stock module: where each typed parameter stands in it.
+"""An architecture as a table on the names of its stock module: where each typed parameter is in it.
 
 A *layout* gives each parameter and buffer of the stock module a pattern, written as einops would:
 
@@ -101,7 +101,7 @@ class Piece:
 
     @property
     def order(self) -> list[int]:
-        """Where among the stock axes each axis of the typed parameter stands, then those of size 1."""
+        """The place of each axis of the typed parameter among the stock axes, then those of size 1."""
         places = {axis: [i for i, one in enumerate(self.flat) if one == axis] for axis in self.flat}
         return [places[axis].pop(0) for axis in (*self.axes, *["1"] * self.flat.count("1"))]
 

@@ -1,6 +1,6 @@
 """Llama and its kin (transformers' ``LlamaForCausalLM``, Mistral, Qwen2, Qwen3): rotary positions and gated units.
 
-RMSNorms stand between all layers. Queries come in groups that share a key and a value. Qwen2 has biases of queries,
+There are RMSNorms between all layers. Queries come in groups that share a key and a value. Qwen2 has biases of queries,
 keys and values. Qwen3 norms queries and keys of each head before they are turned: a sign for each pair stays free.
 """
 

@@ -111,7 +111,7 @@ class Symmetry(ABC):
     @classmethod
     @abstractmethod
     def learn(cls, latent: Tensor) -> Symmetry:
-        """The map that a latent stands for, differentiable in it (arXiv 2506.22712, Algorithm 1).
+        """Return the map that a latent encodes, differentiable in it (arXiv 2506.22712, Algorithm 1).
 
         Its matrix is one of this class; the object may be of another, whose matrices need not be checked at each step.
         """
@@ -123,7 +123,7 @@ class Symmetry(ABC):
 
     @classmethod
     def latent(cls, n: int, batch: tuple[int, ...] = ()) -> Tensor:
-        """The free tensor at which learning starts: it stands for the identity. It is empty if nothing moves."""
+        """Return the free tensor at which learning starts; it encodes the identity. It is empty if nothing moves."""
         return torch.eye(n, dtype=torch.float64).expand(*batch, n, n).clone()
 
     @classmethod

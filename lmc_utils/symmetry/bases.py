@@ -319,7 +319,7 @@ class Pairs(Dense):
 
 
 class RotarySign(Pairs):
-    """A sign for each pair of rotary dimensions: all that is left where a norm with a gain stands before the rotation.
+    """A sign for each pair of rotary dimensions: all that is left where a norm with a gain comes before the rotation.
 
     Queries and keys that are normed keep their length, so no scale is free. A gain commutes with no turn of a pair,
     unless it is the same for both its dimensions.

@@ -72,7 +72,7 @@ class Permutation(Symmetry):
         if (wrong := self.indices.sort(-1).values != expected).any():
             first = wrong.nonzero()[0, -1].item()
             raise ValueError(
-                f"not a permutation of 0..{self.indices.shape[-1] - 1}: {first} is missing, or another stands twice"
+                f"not a permutation of 0..{self.indices.shape[-1] - 1}: {first} is missing, or another is there twice"
             )
 
     def __eq__(self, other: object) -> bool:
