@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as StaticFigure
 
 CAPTION = (
-    "Drag the probe over the plane, or use the arrow keys, and read the loss of the network there; "
+    "Drag the probe over the plane, or use the arrow keys, and read the loss of the network that stands there; "
     "send it along a straight line and compare the two profiles."
 )
 BANDS = 14  # of colour
