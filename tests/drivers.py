@@ -130,6 +130,8 @@ def added(state: dict[str, Any], method: int, lam: float, question: tuple[int, i
                 for (name, shape), part, step in zip(state["shapes"].items(), parts, kept["steps"], strict=True)
             }
         )
+    for w in weights:  # a stock module carries the head's bias where rounding must not reach
+        w["head.weight"] = w["head.weight"] - w["head.weight"].mean(-1, keepdim=True)
     network = lmc.merge(*(replace(stock, params=w) for w in weights), lam)
     tokens = [
         int(letter) if letter.isdigit() else 10 + "+=".index(letter) for letter in "{:02}+{:02}=".format(*question)

@@ -950,7 +950,7 @@ def test_a_printed_chapter_begins_with_its_number_and_has_figures_of_two_columns
     page.set_viewport_size({"width": 672, "height": 1000})  # A4 within its margins
     page.goto((html / "book" / "11-different-widths.html").as_uri())
     page.emulate_media(media="print")
-    assert page.locator("h1:visible").all_inner_texts() == ["10. Different widths"]
+    assert page.locator("h1:visible").all_inner_texts() == ["11. Different widths"]
     columns = page.locator(".lmc-body").first.evaluate("e => getComputedStyle(e).gridTemplateColumns")
     assert len(columns.split()) == 2
 
