@@ -171,7 +171,7 @@ def _rounded(network: Network) -> tuple[Network, dict[str, Any]]:
         (steps[name],) = digits([p.abs().max().clamp(min=1e-30) / LEVELS])
         codes[name] = (p / steps[name]).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     weights = {name: codes[name] * steps[name] for name in codes}
-    # stock modules carry the head's bias along the all-ones vector, where canonical weights are zero and rounded are not
+    # stock modules carry the head's bias along the all-ones vector, where rounded weights would not be zero
     weights["head.weight"] = weights["head.weight"] - weights["head.weight"].mean(-1, keepdim=True)
     written = b"".join(code.numpy().tobytes() for code in codes.values())
     return Network(network.architecture, {name: w.to(network.reference.dtype) for name, w in weights.items()}), {
