@@ -14,7 +14,8 @@ from ..alignment import Alignment
 from ..arguments import choice, count, instance
 from ..data import Batch
 from ..landscape.average import merge
-from ..landscape.evaluate import activations_of, evaluate, held
+from ..landscape.evaluate import evaluate, held
+from ..matching.activation import cross_moments
 from ..networks.base import Network, check_networks, check_same_architecture
 from ..progress import progress
 from .figure import Figure, digits, png, quiet, show
@@ -115,14 +116,14 @@ def explore_matching(
     instance("alignment", alignment, Alignment, "such as weight_matching(a, b)")
     count("steps", steps, 1, 64)
     passes = held(batches)
-    seen = [activations_of(network, passes[0][0]) for network in (a, b)]
-    classes = {name: b.spec.sites[name].symmetry for name in seen[0] if not b.spec.sites[name].within}
+    moments = cross_moments(a, b, passes[:1])
+    classes = {name: b.spec.sites[name].symmetry for name in moments if not b.spec.sites[name].within}
     sites = [name for name, symmetry in classes.items() if symmetry.relabels and symmetry.moves]
     if not sites:
         raise ValueError("no units of these networks are relabelled: there is no matching to show")
     site = choice("site", sites[0] if site is None else site, tuple(sites))
     n = count(f"the size of site {site!r}", a.spec.sizes[site], 2, 512)
-    alike = {name: _correlations(*(found[name] for found in seen)) for name in sites}
+    alike = {name: moments[name] for name in sites}
     ends = (evaluate(a, passes).loss + evaluate(b, passes).loss) / 2
     best = {name: _best_first(alignment, name, alike[name]) for name in sites}
     orders, excess, likeness = [], [], []
@@ -146,13 +147,6 @@ def explore_matching(
             "image": png(_shaded(alike[site][best[site]])),
         }
     )
-
-
-def _correlations(x: Tensor, y: Tensor) -> Tensor:
-    """The correlation of each unit of one network with each of the other; 0 for units that never change."""
-    x, y = ((z - z.mean(0)).double() for z in (x, y))
-    x, y = (z / z.norm(dim=0).clamp(min=1e-12) for z in (x, y))
-    return x.T @ y
 
 
 def _best_first(alignment: Alignment, site: str, alike: Tensor) -> Tensor:
